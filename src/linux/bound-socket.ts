@@ -64,7 +64,7 @@ export function connectTcp({ address, port }: Destination, options: BoundOptions
 
 /**
  * A UDP socket on this address and port that only this machine reaches, whatever interface has the address: others get what they get at a
- * closed port. Throws KernelError; the kernel may not allow it before Linux 5.7.
+ * closed port. It listens. Throws KernelError; the kernel may not allow it before Linux 5.7.
  */
 export function localUdp(address: Uint8Array, port: number): DatagramSocket {
   const four = address.length === 4

@@ -26,7 +26,7 @@ export type Answer =
 /** Largest answer over UDP (RFC 9715). */
 export const UDP_BYTES = 1232
 const HEADER = 12
-/** Records read of an answer, and addresses kept of one. */
+/** Records read of an answer, of all its sections, and addresses kept of one. */
 const MOST_RECORDS = 64
 const MOST_ADDRESSES = 8
 /** CNAMEs followed. */
@@ -77,7 +77,8 @@ export function decodeAnswer(bytes: Uint8Array, question: Question): Decoded<Ans
   if (rcode === NO_SUCH_NAME) return decoded({ kind: 'no name' })
   if (rcode !== 0) return decoded({ kind: 'failed', reason: RCODES[rcode] ?? `answers with code ${rcode}` })
   if ((flags & TRUNCATED_RESPONSE) !== 0) return decoded({ kind: 'truncated' })
-  if (view.getUint16(6) > MOST_RECORDS) return decoded({ kind: 'failed', reason: 'too many records' })
+  if (view.getUint16(6) + view.getUint16(8) + view.getUint16(10) > MOST_RECORDS)
+    return decoded({ kind: 'failed', reason: 'too many records' })
   try {
     return decoded(addressesIn(decode(Buffer.from(bytes)), question))
   } catch (error) {

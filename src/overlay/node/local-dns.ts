@@ -91,16 +91,12 @@ export class LocalDns {
   }
 
   async #listenOn(address: string): Promise<void> {
-    const socket = this.#socketOn(address)
+    const socket = await this.#socketOn(address)
     socket.on('error', (error) => this.#parts.report(`name server on ${address}: ${error.message}`))
     socket.on('message', (bytes, from) => {
       this.#answer(bytes, from.address, false, (answer) => {
         if (this.#sockets.includes(socket)) socket.send(answer, from.port, from.address)
       })
-    })
-    await new Promise<void>((resolve, reject) => {
-      socket.once('error', reject)
-      socket.once('listening', resolve)
     })
     this.#sockets.push(socket)
     const server = createServer((stream) => this.#serve(stream))
@@ -110,11 +106,16 @@ export class LocalDns {
     this.#servers.push(server)
   }
 
-  #socketOn(address: string): Socket {
+  async #socketOn(address: string): Promise<Socket> {
     try {
       return localUdp(must(parseAddress(address)), this.#port)
     } catch {
-      return createSocket(address.includes(':') ? 'udp6' : 'udp4').bind(this.#port, address)
+      const socket = createSocket(address.includes(':') ? 'udp6' : 'udp4')
+      await new Promise<void>((resolve, reject) => {
+        socket.once('error', reject)
+        socket.bind(this.#port, address, resolve)
+      })
+      return socket
     }
   }
 

@@ -49,6 +49,10 @@ export const LONGEST_MS = MAX_DAYS * DAY_MS
 const MAX_OF_NODE = 4
 const NODE_RATE = 20
 const NODE_BURST = 100
+/** Of an account, whose nodes may be many: requests a second and at once, and objects in a list that count as one more. */
+const ACCOUNT_RATE = 100
+const ACCOUNT_BURST = 2000
+const LISTED = 20
 /** Connections of one node; a request has one of its own. */
 const MAX_CONNECTIONS = 16
 /** Bytes that TLS may need for each byte within, and more, of a connection; and how often that is looked at (ms). */
@@ -94,6 +98,7 @@ export class CacheServer {
   readonly #server: Server
   readonly #strangers: Connections
   readonly #rates = new Buckets(NODE_RATE, NODE_BURST)
+  readonly #ofAccount = new Buckets(ACCOUNT_RATE, ACCOUNT_BURST)
   readonly #announced = new Buckets(ANNOUNCED_RATE, ANNOUNCED_BURST)
   /** By node: requests under way. */
   readonly #underWay = new Map<string, number>()
@@ -171,7 +176,7 @@ export class CacheServer {
     let node: CacheNode | undefined
     try {
       node = await this.#authenticate(request)
-      this.#enter(node.name)
+      this.#enter(node)
       this.#admit(request.socket, node.name)
       // The server of Node.js ends it then.
       request.socket.setTimeout(IDLE_MS)
@@ -248,10 +253,12 @@ export class CacheServer {
     return node
   }
 
-  #enter(name: string): void {
+  #enter({ name, accountId }: CacheNode): void {
     const under = this.#underWay.get(name) ?? 0
     this.#underWay.set(name, under + 1)
-    if (under >= MAX_OF_NODE || !this.#rates.take(name, this.#init.now())) throw tooMany()
+    const now = this.#init.now()
+    if (under >= MAX_OF_NODE || !this.#rates.take(name, now) || !this.#ofAccount.take(accountId, now))
+      throw tooMany()
   }
 
   #leave(name: string): void {
@@ -302,6 +309,7 @@ export class CacheServer {
   async #inbox(node: CacheNode): Promise<object[]> {
     const { objects } = this.#init
     const waiting = objects.inbox(node)
+    this.#ofAccount.of(node.accountId).spend(waiting.length / LISTED, this.#init.now())
     const senders = [...new Set(waiting.map(({ from }) => from))]
     const leases = new Map(
       await Promise.all(senders.map(async (name) => [name, await this.#senderLease(name)] as const)),
