@@ -6,18 +6,27 @@
 import { createSocket, type Socket as DatagramSocket } from 'node:dgram'
 import { type Server, Socket } from 'node:net'
 import { formatAddress } from '../core/address.ts'
+import { viewOf } from '../core/bytes.ts'
 import { EINPROGRESS } from '../core/errno.ts'
+import { Arena } from './arena.ts'
+import { Ancillary, ClassicBpf } from './classic-bpf.ts'
 import { descriptorOf } from './descriptor.ts'
 import { closeFd, declare, errno, KernelError } from './libc.ts'
 import { AF_INET, AF_INET6 } from './sockaddr.ts'
 import { bindTo, bindToDevice, forbidFragments, libcSocket, SO_MARK, SOL_SOCKET, setOption } from './udp.ts'
 
+const setsockopt = declare<
+  (fd: number, level: number, option: number, value: Uint8Array, length: number) => number
+>('int setsockopt(int fd, int level, int option, uint8_t *value, int length)')
 const libcConnect = declare<(fd: number, name: Buffer, length: number) => number>(
   'int connect(int fd, uint8_t *name, int length)',
 )
 
-/** What a machine sends to an address of its own comes from here. */
-const LOOPBACK = 'lo'
+/** Index of the loopback device, in every network namespace. */
+const LOOPBACK = 1
+const SO_ATTACH_FILTER = 26
+const FILTER_BYTES = 4096
+let filter: Arena | undefined
 const STREAM = 1
 const DATAGRAM = 2
 const NONBLOCK_CLOEXEC = 0o4000 | 0o2000000
@@ -62,22 +71,41 @@ export function connectTcp({ address, port }: Destination, options: BoundOptions
   return new Socket({ fd })
 }
 
-/**
- * A UDP socket on this address and port that only this machine reaches, whatever interface has the address: others get what they get at a
- * closed port. It listens. Throws KernelError; the kernel may not allow it before Linux 5.7.
- */
+/** A UDP socket on this address and port that gets what this machine sends, and nothing else. It listens. Throws KernelError. */
 export function localUdp(address: Uint8Array, port: number): DatagramSocket {
   const four = address.length === 4
-  const fd = open(four ? AF_INET : AF_INET6, DATAGRAM, { device: LOOPBACK })
+  const fd = open(four ? AF_INET : AF_INET6, DATAGRAM, {})
+  if (onlyFromHere(fd) < 0) throw failed('SO_ATTACH_FILTER', fd)
   if (bindTo(fd, { family: four ? 4 : 6, address, port }) < 0) throw failed('bind', fd)
   const socket = createSocket(four ? 'udp4' : 'udp6')
   socket.bind({ fd })
   return socket
 }
 
-/** Makes a server that listens one that only this machine reaches; false: the kernel does not allow it. */
-export function makeLocal(server: Server): boolean {
-  return bindToDevice(descriptorOf(server), LOOPBACK) === 0
+/** For a server that listens: nobody but this machine reaches it. */
+export function makeLocal(server: Server): void {
+  onlyFromHere(descriptorOf(server))
+}
+
+/**
+ * Drops, in the kernel, what comes from another device than the loopback one. Binding to that does not do: to the routes of Linux a
+ * packet from here to an address of another device comes from that device.
+ */
+function onlyFromHere(fd: number): number {
+  filter ??= new Arena(FILTER_BYTES)
+  const program = new ClassicBpf()
+    .load(4, Ancillary.INTERFACE)
+    .jumpIf('eq', LOOPBACK, 'here')
+    .return(0)
+    .label('here')
+    .return(0xffff_ffff)
+    .finish()
+  filter.u8.set(program)
+  const option = new Uint8Array(16)
+  const view = viewOf(option)
+  view.setUint16(0, program.length / 8, true)
+  view.setBigUint64(8, BigInt(filter.base), true)
+  return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, option, option.length)
 }
 
 function open(family: number, type: number, { device, mark, wholeDatagrams }: BoundOptions): number {

@@ -9,7 +9,7 @@ const LOADS = { 1: 0x30, 2: 0x28, 4: 0x20 } as const
 const JUMPS = { eq: 0x15, gt: 0x25 } as const
 
 /** Offsets of a packet's metadata in the kernel (linux/filter.h, SKF_AD_…). */
-export const Ancillary = { PACKET_TYPE: 0xfffff004 } as const
+export const Ancillary = { PACKET_TYPE: 0xfffff004, INTERFACE: 0xfffff008 } as const
 
 interface Instruction {
   readonly code: number

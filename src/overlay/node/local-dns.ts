@@ -1,7 +1,7 @@
 /**
  * A name server for the programs of this machine, on the node's own virtual address. A query for a name of the zone
  * requests a direction and is answered with the node's virtual addresses (Fig. 5 steps 1–2). Other queries are forwarded
- * unchanged to the machine's previous servers. Other machines (peers, the local network) do not reach it; where the kernel does not allow that,
+ * unchanged to the machine's previous servers. Other machines (peers, the local network) do not reach it; where the kernel has no filters,
  * they get REFUSED, no longer than the query.
  */
 import { createSocket, type Socket } from 'node:dgram'

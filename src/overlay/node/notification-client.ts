@@ -4,10 +4,13 @@
  * again after a random time, longer from one failure to the next, and is told where to connect: servers that start again are not met by all nodes at once.
  * So does a node that had a server and is told of none: a coordinator that has just started may not know it yet.
  */
+import { connect as connectTcp } from 'node:net'
 import { connect, type TLSSocket } from 'node:tls'
+import { TokenBucket } from '../../core/token-bucket.ts'
 import { pinOf } from '../../tunnel/carrier/client.ts'
 import type { NotificationTarget } from '../machine/api.ts'
 import { encodeFrame, FrameReader, FrameType } from '../wire/notification.ts'
+import { metered } from './metered.ts'
 
 export interface NotificationClientParts {
   /** Fig. 5 step 10. */
@@ -23,6 +26,9 @@ export interface NotificationClientParts {
 }
 
 const CONNECT_MS = 10_000
+/** Bytes a second that a server may send, those of TLS counted, and at once: some fifty notifications. */
+const BYTE_RATE = 16_384
+const BYTE_BURST = 65_536
 const PONG_MS = 5_000
 /** Longest pause after the first failure (ms); doubling to the longest. */
 const FIRST_PAUSE = 4_000
@@ -88,22 +94,32 @@ export class NotificationClient {
 
   #connect({ host, port, token, certificate }: NotificationTarget): void {
     this.#close()
+    const bytes = new TokenBucket(BYTE_RATE, BYTE_BURST)
+    const raw = connectTcp({ host, port })
+    const below = metered(raw, (count) => {
+      const now = performance.now()
+      bytes.spend(count, now)
+      return bytes.has(now)
+    })
     const socket = connect({
-      ...{ host, port, rejectUnauthorized: false, minVersion: 'TLSv1.3' },
+      ...{ socket: below, rejectUnauthorized: false, minVersion: 'TLSv1.3' },
       ...(!/^[\d.]+$|:/.test(host) && { servername: host }),
     })
     this.#socket = socket
     const reader = new FrameReader()
     this.#timer = setTimeout(() => this.#lost(socket, 'no answer'), CONNECT_MS)
     socket.on('error', (error) => this.#lost(socket, error.message))
-    socket.on('close', () => this.#lost(socket, 'it ended the connection'))
+    socket.on('close', () => {
+      below.destroy()
+      this.#lost(socket, 'it ended the connection')
+    })
     socket.once('secureConnect', () => {
       const shown = socket.getPeerCertificate().raw
       if (shown === undefined || pinOf(shown) !== Buffer.from(certificate).toString('base64')) {
         this.#lost(socket, 'its certificate is not the one that the coordinator named')
         return
       }
-      socket.setKeepAlive(true, this.#keepAliveMs)
+      raw.setKeepAlive(true, this.#keepAliveMs)
       this.#parts.onStep('NOTIFICATION_REGISTRATION', true)
       socket.write(encodeFrame(FrameType.REGISTRATION, token))
     })

@@ -2,11 +2,11 @@
 import assert from 'node:assert/strict'
 import { X509Certificate } from 'node:crypto'
 import { mkdtempSync, rmSync } from 'node:fs'
-import { connect as connectTcp } from 'node:net'
+import { type AddressInfo, connect as connectTcp } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, beforeEach, describe, it } from 'node:test'
-import { connect, type TLSSocket } from 'node:tls'
+import { connect, createServer, type TLSSocket } from 'node:tls'
 import { usesPrograms } from '../../../src/linux/packages.ts'
 import { ensureCertificate, readCertificate, type TlsFiles } from '../../../src/mechanism/certificate.ts'
 import { NotificationClient } from '../../../src/overlay/node/notification-client.ts'
@@ -231,6 +231,27 @@ describe('NT-21: the notification server', () => {
       )
       return { seen, client }
     }
+
+    it('leaves a server that sends without end, whatever it is', async () => {
+      // Ten times what may come at once, and each frame is right.
+      let flood = () => true
+      const hostile = createServer({ ...tls, minVersion: 'TLSv1.3' }, (socket) => {
+        socket.on('error', () => {})
+        socket.write(encodeFrame(FrameType.ACK))
+        flood = () =>
+          socket.write(Buffer.concat(Array<Uint8Array>(220_000).fill(encodeFrame(FrameType.PONG))))
+      })
+      await new Promise<void>((resolve) => hostile.listen(0, '127.0.0.1', resolve))
+      port = (hostile.address() as AddressInfo).port
+      const { seen, client } = node()
+      client.want(target())
+      await until(() => client.isConnected)
+      flood()
+      await until(() => seen.includes('register'))
+      assert.ok(seen.includes('connected false'))
+      client.stop()
+      hostile.close()
+    })
 
     it('connects, is notified, notices the end, says so once, and registers again', () =>
       started(async () => {
