@@ -5,13 +5,14 @@ import {
   fsyncSync,
   mkdirSync,
   openSync,
+  readdirSync,
   readFileSync,
   renameSync,
   rmSync,
   statSync,
   writeSync,
 } from 'node:fs'
-import { dirname, resolve } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { GodwitError } from '../core/errors.ts'
 import { decodeKey } from '../crypto/keys.ts'
 
@@ -68,6 +69,23 @@ export function writeAtomic(path: string, text: string, mode = 0o644): void {
       closeSync(folder)
     }
   })
+}
+
+/** Removes what processes that were killed as they wrote into this folder have left there. */
+export function removeHalfWritten(folder: string): void {
+  for (const name of readdirSync(folder)) {
+    const pid = /\.([1-9]\d*)\.new$/.exec(name)?.[1]
+    if (pid !== undefined && !runs(Number(pid))) rmSync(join(folder, name), { force: true })
+  }
+}
+
+function runs(pid: number): boolean {
+  try {
+    process.kill(pid, 0)
+    return true
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM'
+  }
 }
 
 function writeWhole(fd: number, bytes: Uint8Array): void {

@@ -7,7 +7,14 @@ import { join, resolve } from 'node:path'
 import { GodwitError } from '../../core/errors.ts'
 import { encodeKey, generatePrivateKey } from '../../crypto/keys.ts'
 import { tryLock, unlock } from '../../linux/file-lock.ts'
-import { attempt, makeFolder, readPrivateKey, refuseForeign, writeSecret } from '../../mechanism/files.ts'
+import {
+  attempt,
+  makeFolder,
+  readPrivateKey,
+  refuseForeign,
+  removeHalfWritten,
+  writeSecret,
+} from '../../mechanism/files.ts'
 
 export interface StateOptions {
   /** `--state DIR` */
@@ -66,6 +73,7 @@ export class State {
     ftruncateSync(fd)
     writeSync(fd, `${process.pid}\n`)
     this.#lock = fd
+    attempt(`clean up ${this.folder}`, () => removeHalfWritten(this.folder))
   }
 
   /** Whether a daemon runs on this state. */

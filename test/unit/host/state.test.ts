@@ -113,3 +113,16 @@ test('a file is replaced as a whole and nothing else is left beside it', () => {
     kind: 'usage',
   })
 })
+
+test('what processes left that were killed as they wrote is removed by the next daemon, what others write now is not', async () => {
+  const own = join(folder, 'halves')
+  const state = new State({ state: own })
+  state.prepare()
+  const child = spawn(process.execPath, ['-e', ''])
+  await new Promise((done) => child.once('exit', done))
+  const names = [`private.key.${child.pid}.new`, `hosts.json.${process.pid}.new`, 'godwit.toml.new']
+  for (const name of names) writeFileSync(join(own, name), 'half')
+  state.lock()
+  assert.deepEqual(readdirSync(own).sort(), ['godwit.toml.new', `hosts.json.${process.pid}.new`, 'lock'])
+  state.unlock()
+})
