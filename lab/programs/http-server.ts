@@ -15,7 +15,8 @@ const { root, port } = argumentsOf<{ root: string; port: number }>()
 const CHUNK = Buffer.alloc(64 * 1024)
 let streaming = true
 
-const server = createServer((request, response) => {
+// An upload may last: Node ends one that takes longer than five minutes.
+const server = createServer({ requestTimeout: 0 }, (request, response) => {
   if (request.method === 'PUT') {
     void sink(request, response)
     return

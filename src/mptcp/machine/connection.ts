@@ -136,6 +136,8 @@ export class Connection {
   active: Subflow | undefined
   /** The one that was active before it was lost. */
   left: Subflow | undefined
+  /** When something was last heard on subflows that have been left (ms): one that carried data for a moment may have been silent all along. */
+  heardAt = Number.NEGATIVE_INFINITY
   /** The newest payload that went out: sent again on a new subflow, it makes the local TCP go on at once. */
   held: { readonly bytes: Uint8Array; dsn: number; length: number } | undefined
   /** Addresses that the peer announced, by id. */

@@ -75,9 +75,14 @@ export function switchTo(
     ]
   }
   signal(connection, now)
-  if (broken) kick(connection, now)
+  if (broken) {
+    kick(connection, now)
+    // It may be as silent as the one before, and nothing comes of a download by itself: it is asked then.
+    to.expect(now)
+  }
   host.counts.handovers++
-  const last = was?.heardAt ?? Number.NEGATIVE_INFINITY
+  const last = Math.max(was?.heardAt ?? Number.NEGATIVE_INFINITY, connection.heardAt)
+  connection.heardAt = last
   host.tell({
     type: 'moved',
     connection: connection.id,

@@ -170,6 +170,29 @@ test('MP-56: with nothing left the peer hears of the lost path with the third pa
   }
 })
 
+for (const [up, down] of [
+  [0, 20_000_000],
+  [20_000_000, 0],
+] as const)
+  test(`MP-56: all accesses are silent, and one answers again: the ${down > 0 ? 'download' : 'upload'} goes on soon after, and gaps are counted from the break`, () => {
+    const pair = new Pair({ seed: 18, bytes: [up, down] })
+    pair.client.tcp!.connect(0)
+    pair.run(() => pair.now > 3000)
+    const before = pair.client.events.length
+    const received = () => pair.client.tcp!.received + pair.server.tcp!.received
+    for (const path of pair.paths) path.works = false
+    pair.at(3400, () => {
+      pair.paths[0]!.works = true
+    })
+    pair.run(() => pair.now > 3390)
+    const arrived = received()
+    pair.run(() => received() > arrived)
+    assert.ok(pair.now < 4000, `after ${pair.now - 3400} ms`)
+    const gaps = pair.client.events.slice(before).flatMap((each) => (each.type === 'moved' ? [each.gap] : []))
+    assert.ok(gaps.length >= 2, 'to the standby, and away from it')
+    for (const gap of gaps) assert.ok(gap <= pair.now - 2900, `${gap} ms`)
+  })
+
 for (const sack of [true, false])
   test(`MP-56: a break loses nothing, and data go on soon after it${sack ? '' : ', without SACK'}`, () => {
     for (const [up, down] of [
