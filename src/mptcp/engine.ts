@@ -11,6 +11,7 @@ import { checksum, pseudoSum } from '../core/checksum.ts'
 import { ipLength, offsetIn, Protocol, transportOf } from '../core/ip.ts'
 import { TCP } from '../core/tcp.ts'
 import { Arena } from '../linux/arena.ts'
+import { IcmpErrors } from '../linux/icmp-errors.ts'
 import { KernelError } from '../linux/libc.ts'
 import type { NfWatch } from '../linux/nf-watch.ts'
 import { MAX_REPLACEMENT, NfHookNumber, NfQueue } from '../linux/nfqueue.ts'
@@ -18,9 +19,10 @@ import { POLLIN, type Poller } from '../linux/poller.ts'
 import { RawSender } from '../linux/raw-packets.ts'
 import type { Watched } from './filter.ts'
 import type { MptcpMachine } from './machine/machine.ts'
-import { type OutSegment, payloadLength, Segment, type Tuple } from './machine/segment.ts'
+import { type OutSegment, payloadLength, Segment, type Tuple, tupleKey } from './machine/segment.ts'
 import type { MachineEvent } from './machine/types.ts'
 import { packetOf, sealTcp, writeHeaders } from './packets.ts'
+import { readTooBig } from './too-big.ts'
 
 /** Packets that are read before timers get their turn. */
 const READS = 64
@@ -61,6 +63,8 @@ export class MptcpEngine {
   readonly #headers: NfQueue
   readonly #bodies: NfQueue
   readonly #bodiesNumber: number
+  /** Of routers that a packet was too big for. */
+  readonly #errors = new IcmpErrors()
   readonly #mark: number
   readonly #now: () => number
   readonly #tables: NfWatch
@@ -100,6 +104,7 @@ export class MptcpEngine {
     this.#differs = options.differs
     for (const { fd } of [this.#queue, this.#headers, this.#bodies, this.#tables])
       this.#poller.add(fd, POLLIN)
+    for (const fd of this.#errors.fds) this.#poller.add(fd, POLLIN)
   }
 
   get queueCounts() {
@@ -163,7 +168,15 @@ export class MptcpEngine {
     }
     // Left here when its reader was interrupted.
     if ((this.#poller.ready(this.#bodies.fd) & POLLIN) !== 0) while (this.#bodies.read()) this.#bodies.drop()
+    for (const fd of this.#errors.fds)
+      if (this.#poller.ready(fd) !== 0)
+        this.#errors.read(fd, (view, icmp, length) => this.#tooBig(view, icmp, length))
     return isAll
+  }
+
+  #tooBig(view: DataView, icmp: number, length: number): void {
+    const error = readTooBig(view, icmp, length)
+    if (error !== undefined) this.machine.tooBig(tupleKey(error.tuple), error.seq, error.mtu, this.#now())
   }
 
   turn(): void {
@@ -296,7 +309,7 @@ export class MptcpEngine {
     if ((out.to === 'wire') !== outgoing || out.payload instanceof Uint8Array) return false
     if (forwarded ? !this.#keepsItsWay(out, outgoing) : out.behind === true) return false
     const length = payloadLength(out)
-    if (length + 100 > MAX_REPLACEMENT) return false
+    if (length + 100 > MAX_REPLACEMENT || (out.narrow === true && length > out.segmentSize)) return false
     if (this.#from.packet.super) return length === this.#segment.payloadLength
     // The segment at hand may be a super-packet's equal in size without being one.
     return true
@@ -383,6 +396,8 @@ export class MptcpEngine {
       this.#poller.remove(queue.fd)
       queue.close()
     }
+    for (const fd of this.#errors.fds) this.#poller.remove(fd)
+    this.#errors.close()
     this.#raw.close()
     for (const sender of this.#rawBy.values()) sender.close()
     this.#poller.close()

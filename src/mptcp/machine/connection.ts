@@ -324,7 +324,8 @@ export class Connection {
       options: writer.finish(),
       payload: fields.payload,
       access: subflow.access,
-      segmentSize: this.segmentSize,
+      segmentSize: Math.min(this.segmentSize, subflow.segmentSize),
+      narrow: subflow.segmentSize < this.segmentSize,
     }
     subflow.sentBytes += payloadLength(segment)
     this.host.emit(segment)

@@ -53,6 +53,8 @@ function wayOf(connection: Connection, mappings: number): FastWay | undefined {
     return undefined
   if (!connection.sacks || !active.sackPermitted || connection.probing || active.probing) return undefined
   if (active.finReceived >= 0 || connection.repeat.length > 0) return undefined
+  // The kernel cuts segments as the local TCP does.
+  if (active.segmentSize < connection.segmentSize) return undefined
   // The kernel leaves windows as they are.
   if (active.remoteScale !== Math.max(0, connection.remoteSyn.scale)) return undefined
   const { send, una, acked } = active

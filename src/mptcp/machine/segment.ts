@@ -218,6 +218,8 @@ export interface OutSegment {
   readonly access: string | undefined
   /** Most payload of one packet on the wire; longer segments are cut, each with these options. */
   readonly segmentSize: number
+  /** That is less than what the packet at hand is cut into. */
+  readonly narrow?: boolean
 }
 
 export function payloadLength({ payload }: Pick<OutSegment, 'payload'>): number {

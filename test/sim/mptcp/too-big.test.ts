@@ -1,0 +1,53 @@
+/** Routers that say that a packet was too big for them. */
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { viewOf } from '../../../src/core/bytes.ts'
+import { Segment, tupleKey } from '../../../src/mptcp/machine/segment.ts'
+import { Pair } from './network.ts'
+
+test('MP-52: a router’s word about a packet under way makes the packets of that subflow smaller; about another packet it counts nothing', () => {
+  const longest = [0, 0]
+  const segment = new Segment()
+  const pair = new Pair({
+    seed: 5,
+    bytes: [3_000_000, 1000],
+    paths: 2,
+    middlebox: (packet, path, toServer) => {
+      segment.read(viewOf(packet), packet, 0, packet.length, toServer)
+      if (toServer) longest[path] = Math.max(longest[path]!, packet.length)
+      return [packet]
+    },
+  })
+  pair.client.tcp!.connect(0)
+  const { machine } = pair.client
+  const both = () => machine.connections[0]?.subflows.filter(({ usable }) => usable).length === 2
+  assert.ok(pair.run(both, 10_000))
+  const connection = machine.connections[0]!
+  const moved = connection.subflows[1]!
+  assert.ok(machine.handover(connection.id, moved.access!, pair.now))
+  assert.ok(pair.run(() => connection.active === moved && moved.outstanding, 10_000))
+  const key = tupleKey(moved.tuple)
+  for (const offset of [moved.una - 1, moved.next]) machine.tooBig(key, moved.seqAt(offset), 1000, pair.now)
+  machine.tooBig(`${key}x`, moved.seqAt(moved.una), 1000, pair.now)
+  assert.equal(moved.segmentSize, Number.POSITIVE_INFINITY)
+  machine.tooBig(key, moved.seqAt(moved.una), 1000, pair.now)
+  assert.equal(moved.segmentSize, 1000 - 40 - 28)
+  machine.tooBig(key, moved.seqAt(moved.una), 1400, pair.now)
+  assert.equal(moved.segmentSize, 1000 - 40 - 28, 'no larger again')
+  longest.fill(0)
+  assert.ok(pair.run(() => pair.done || pair.problem !== ''))
+  assert.equal(pair.problem, '')
+  assert.ok(longest[1]! > 900 && longest[1]! <= 1000, `${longest[1]} bytes`)
+})
+
+test('MP-52: whatever a router says, packets carry 484 bytes and more', () => {
+  const pair = new Pair({ seed: 6, bytes: [300_000, 1000] })
+  pair.client.tcp!.connect(0)
+  const { machine } = pair.client
+  assert.ok(pair.run(() => machine.connections[0]?.active?.outstanding === true, 10_000))
+  const { active } = machine.connections[0]!
+  machine.tooBig(active!.key, active!.seqAt(active!.una), 1, pair.now)
+  assert.equal(active!.segmentSize, 552 - 40 - 28)
+  assert.ok(pair.run(() => pair.done || pair.problem !== ''))
+  assert.equal(pair.problem, '')
+})
