@@ -9,8 +9,8 @@ import { connect, type TLSSocket } from 'node:tls'
 import { TokenBucket } from '../../core/token-bucket.ts'
 import { pinOf } from '../../tunnel/carrier/client.ts'
 import type { NotificationTarget } from '../machine/api.ts'
+import { metered } from '../metered.ts'
 import { encodeFrame, FrameReader, FrameType } from '../wire/notification.ts'
-import { metered } from './metered.ts'
 
 export interface NotificationClientParts {
   /** Fig. 5 step 10. */

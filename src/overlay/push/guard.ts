@@ -8,13 +8,15 @@
 import type { LookupAddress } from 'node:dns'
 import { Resolver } from 'node:dns/promises'
 import { request } from 'node:https'
-import { isIP, type LookupFunction } from 'node:net'
+import { connect as connectTcp, isIP, type LookupFunction } from 'node:net'
 import { networkInterfaces } from 'node:os'
+import { connect as connectTls } from 'node:tls'
 import { SystemServers } from '../../access/names/servers.ts'
 import { contains, kindOf, type Prefix, parseAddress, parsePrefix, unmapped } from '../../core/address.ts'
 import { equal } from '../../core/bytes.ts'
 import { must } from '../../mechanism/schema.ts'
 import { Shares } from '../machine/shares.ts'
+import { metered } from '../metered.ts'
 
 export interface GuardInit {
   /** Private networks in which the operator runs push services. */
@@ -39,8 +41,11 @@ export interface PushAnswer {
   readonly text: string
 }
 
+const HTTPS = 443
 const ANSWER_MS = 10_000
 const MAX_ANSWER = 16_384
+/** Of all that comes: certificates, heads, answers before the answer, and what TLS takes for itself. */
+const MAX_BYTES = 65_536
 /** Names that are looked up at a time: of all, and of one account. */
 const MAX_LOOKUPS = 256
 const MAX_LOOKUPS_OF = 8
@@ -82,11 +87,21 @@ export class Guard {
       const signal = AbortSignal.timeout(ms)
       // Whatever came of the connection: it ends with this.
       signal.addEventListener('abort', () => reject(new Error('no answer in time')))
+      const connect = () => {
+        let left = MAX_BYTES
+        const lookup = this.#lookupFor(by, signal)
+        const raw = connectTcp({ host, port: Number(url.port || HTTPS), lookup })
+        const socket = metered(raw, (bytes) => {
+          left -= bytes
+          return left >= 0
+        })
+        const name = isIP(host) === 0 ? { servername: host } : {}
+        return connectTls({ socket, host, ...name, ...(ca !== undefined && { ca }) })
+      }
       const call = request(
         url,
         {
-          ...{ method: 'POST', agent: false, signal, lookup: this.#lookupFor(by, signal) },
-          ...(ca !== undefined && { ca }),
+          ...{ method: 'POST', signal, createConnection: connect },
           headers: { ...headers, 'content-length': Buffer.byteLength(body) },
         },
         (answer) => {
