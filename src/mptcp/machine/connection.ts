@@ -140,8 +140,6 @@ export class Connection {
   heardAt = Number.NEGATIVE_INFINITY
   /** The newest payload that went out: sent again on a new subflow, it makes the local TCP go on at once. */
   held: { readonly bytes: Uint8Array; dsn: number; length: number } | undefined
-  /** Addresses that the peer announced, by id. */
-  announced: Map<number, { readonly address: Uint8Array; readonly port: number }> | undefined
   /** Options that are sent again until `repeatAt` has passed thrice. */
   repeat: readonly MptcpOption[] = NO_OPTIONS
   repeatAt = Number.POSITIVE_INFINITY

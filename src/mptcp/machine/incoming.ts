@@ -15,8 +15,6 @@ const { FIN } = TcpFlag
 /** The largest window that TCP has (RFC 7323 §2.3): what lies farther ahead is no honest mapping. */
 const MAX_WINDOW = 1 << 30
 const WORD = 4294967296
-/** Announced addresses that are remembered. */
-const MAX_ANNOUNCED = 8
 
 /** What a segment of the peer asks of the connection beside being forwarded. */
 export type Request =
@@ -177,10 +175,7 @@ function takeSignals(
       }
       connection.confirmed = true
       connection.answered = true
-      connection.announced ??= new Map()
-      const { announced } = connection
-      if (announced.has(option.id) || announced.size < MAX_ANNOUNCED)
-        announced.set(option.id, { address: option.address, port })
+      // It is heard, and nothing more: subflows begin to the address that the connection has.
       const { hmac: _, ...echo } = option
       connection.toWire(subflow, { options: [{ ...echo, echo: true }] })
     }

@@ -95,7 +95,6 @@ function sendSyn(connection: Connection, subflow: Subflow, now: number): void {
     access: subflow.access,
     segmentSize: connection.segmentSize,
   })
-  subflow.heardAt = subflow.tries === 0 ? now : subflow.heardAt
   subflow.retryAt = now + retryAfter(connection, subflow.tries++)
 }
 

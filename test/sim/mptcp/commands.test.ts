@@ -2,9 +2,12 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { TcpFlag } from '../../../src/core/tcp.ts'
+import { Segment } from '../../../src/mptcp/machine/segment.ts'
+import { dsnAt } from '../../../src/mptcp/machine/sequence.ts'
 import type { MptcpInit } from '../../../src/mptcp/machine/types.ts'
 import { Alone, CAPABLE, optionsOf } from './alone.ts'
 import { addressOf, Pair, type PairInit } from './network.ts'
+import { forge } from './packets.ts'
 
 const { SYN, ACK, RST } = TcpFlag
 
@@ -151,4 +154,32 @@ test('the proxy ends: what it translates is reset at both ends, and what is bein
     ['closed'],
   )
   assert.equal(addressOf(0).length, 4)
+})
+
+test('RFC 8684 §3.2: a subflow carries data when its fourth packet has come, which says something of MPTCP', () => {
+  const segment = new Segment()
+  const joins: number[] = []
+  const pair = underWay(
+    {},
+    {
+      paths: 2,
+      middlebox: (packet, path, toServer) => {
+        if (path === 0) return [packet]
+        segment.read(new DataView(packet.buffer, packet.byteOffset), packet, 0, packet.length, toServer)
+        if (toServer && (segment.flags & SYN) !== 0) joins.push(segment.window)
+        return toServer || (segment.flags & SYN) !== 0 ? [packet] : []
+      },
+    },
+  )
+  const { window, localSyn, subflows } = connection(pair)
+  assert.equal(joins[0], Math.min(0xffff, window * 2 ** localSyn.scale), 'a SYN is not scaled')
+  const subflow = subflows[1]!
+  assert.equal(subflow.state, 'joined')
+  const { tuple } = subflow
+  const at = { tuple, seq: subflow.ackAt(1), ack: subflow.seqAt(1) }
+  pair.client.in(forge(at))
+  assert.equal(subflow.state, 'joined')
+  const ack = dsnAt(connection(pair).localKey, connection(pair).dataUna)
+  pair.client.in(forge({ ...at, options: [{ type: 'dss', dataFin: false, ack }] }))
+  assert.equal(subflow.state, 'active')
 })

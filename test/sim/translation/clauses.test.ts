@@ -466,3 +466,18 @@ test('issue 11, 4: a flow that was given back is not saved as one on a pair of i
   net.run(net.now + 1_000)
   assert.equal(saved(), 0)
 })
+
+test('a way out that appears: what waits for its answer is sent once more, at once, and its answer is waited for as at first', () => {
+  const { net, mh } = pairOfHosts()
+  lose(net, Control.ACK, HOUR)
+  const since = net.now
+  mh.set(`${A}/24`, `${B}/24`)
+  net.run(since + 1_200)
+  mh.machine.handleRoutes(net.now)
+  net.run(since + 1_449)
+  const times = timesOf(net, Control.ADDR_UP, B, since).map(Math.round)
+  assert.deepEqual(times, [0, 200, 600, 1_200])
+  assert.equal(peerOf(mh).silent.size, 0)
+  net.run(since + 1_450)
+  assert.equal(peerOf(mh).silent.size, 1)
+})

@@ -5,6 +5,7 @@ import { nodeRandom } from '../../../src/crypto/node-crypto.ts'
 import { nodeSha256 } from '../../../src/crypto/sha256.ts'
 import { Connection } from '../../../src/mptcp/machine/connection.ts'
 import { keyOf } from '../../../src/mptcp/machine/keys.ts'
+import { MptcpMachine } from '../../../src/mptcp/machine/machine.ts'
 import { Records } from '../../../src/mptcp/machine/record.ts'
 import { OptionWriter, tupleKey } from '../../../src/mptcp/machine/segment.ts'
 import { Subflow } from '../../../src/mptcp/machine/subflow.ts'
@@ -111,6 +112,10 @@ const ROWS: readonly (readonly [string, Write, readonly number[], readonly numbe
   ['subflow local port', u16(FIRST + 169), [1], [0]],
   ['subflow remote port', u16(FIRST + 171), [1], [0]],
   ['subflow scale', u8(FIRST + 221), [0, 14], [15]],
+  // Names of interfaces: up to 15 characters, none that a path or a line could be made of.
+  ['inside', u8(HEAD + 91), [0], [1, 16]],
+  ['length of an access’s name', u8(FIRST + 173), [0, 1, 4], [5, 16, 255]],
+  ['an access’s name', u8(FIRST + 174), [0x21, 0x61, 0xff], [0, 0x0a, 0x20, 0x2f]],
 ]
 
 for (const [what, write, believed, refused] of ROWS)
@@ -213,4 +218,19 @@ test('issue 12, part 3: mappings are believed from the newest back, as far as ea
     const [subflow] = kept(memory).kept[0]!.subflows
     assert.deepEqual([subflow!.send.length, subflow!.whole], [send, send === 1], what)
   }
+})
+
+test('issue 12, part 3: a connection that was left without a subflow that works is kept for a minute', () => {
+  const memory = written()
+  u8(FIRST + 4)(memory.view, 5)
+  const machine = new MptcpMachine({ sha: nodeSha256, random: nodeRandom })
+  machine.setAccesses([], 1000)
+  assert.equal(machine.restore(kept(memory).kept, 1000), 0)
+  machine.resume(1000)
+  assert.equal(machine.nextTimeout(), 61_000)
+  machine.handleTimeout(61_000)
+  const ended = []
+  for (let event = machine.pollEvent(); event !== undefined; event = machine.pollEvent())
+    if (event.type === 'ended') ended.push(event.reason)
+  assert.deepEqual(ended, ['no subflow for a minute'])
 })
