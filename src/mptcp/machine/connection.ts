@@ -52,6 +52,8 @@ const MAX_SPARE = 64
 const NO_OPTIONS: readonly MptcpOption[] = []
 /** The least payload of a packet that any path carries (RFC 791), about. */
 const LEAST_SEGMENT = 88
+/** What every path is taken to carry (Linux: route/min_pmtu). */
+const LEAST_MTU = 552
 
 /** What connections share with their machine. */
 export interface Host {
@@ -295,6 +297,18 @@ export class Connection {
   dataAck(): Extract<MptcpOption, { type: 'dss' }> | undefined {
     if (this.remoteKey === undefined) return undefined
     return { type: 'dss', dataFin: false, ack: dsnAt(this.remoteKey, this.tan) }
+  }
+
+  /**
+   * The path of a subflow carries no more than `mtu` bytes; false: no packet of its is larger. The first subflow of a host behind is left
+   * alone: its packets have to leave as they came, since their addresses are translated (ADR 0170).
+   */
+  narrow(subflow: Subflow, mtu: number): boolean {
+    if (this.forwarded && subflow.id === 0) return false
+    const size = clampedMss(0xffff, Math.max(mtu, LEAST_MTU), this.tuple.local.length === 4 ? 4 : 16)
+    if (size >= Math.min(subflow.segmentSize, this.segmentSize)) return false
+    subflow.segmentSize = size
+    return true
   }
 
   /** Sends a segment on a subflow, with the acknowledgement that is due there. */

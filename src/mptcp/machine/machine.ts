@@ -11,7 +11,7 @@ import type { Random } from '../../core/clock.ts'
 import { DeadlineHeap } from '../../core/deadlines.ts'
 import { TcpFlag } from '../../core/tcp.ts'
 import type { MptcpOption } from '../wire.ts'
-import { type Connection, clampedMss, type FastPath, type Host } from './connection.ts'
+import type { Connection, FastPath, Host } from './connection.ts'
 import {
   advanceFast,
   enterFast,
@@ -73,8 +73,6 @@ const LINGER_LONGEST = 60_000
 const IDLE = 24 * 3_600_000
 /** A TCP that waits for an acknowledgement sends again within two minutes (TCP_RTO_MAX); after so long (ms) it is gone. */
 const ABANDONED = 300_000
-/** What every path is taken to carry (Linux: route/min_pmtu). */
-const LEAST_MTU = 552
 /** How long the answer to a SYN may take. */
 const OPENING = 130_000
 /** Of the time that connections take to begin subflows on an access that comes: for each (ms), and the longest. */
@@ -251,6 +249,8 @@ export class MptcpMachine {
     for (const connection of connections) {
       if (connection.state !== 'established' && connection.state !== 'closing') continue
       readFast(connection)
+      for (const subflow of connection.subflows)
+        if (this.#register.fit(connection, subflow)) leaveFast(connection, now)
       accessesChanged(connection, change, this.#registry, now)
       this.#sweep(connection, now)
       this.#settle(connection, now)
@@ -262,15 +262,12 @@ export class MptcpMachine {
     const found = this.#register.byWire(key)
     if (found === undefined || found.connection.remoteKey === undefined) return
     const { connection, subflow } = found
-    // The first one of a host behind has to leave as it came: its addresses are translated (ADR 0170).
-    if (!subflow.alive || (connection.forwarded && subflow.id === 0)) return
+    if (!subflow.alive) return
     readFast(connection)
     // Anybody can write one about a packet that is not under way (RFC 5927 §4.1).
     const offset = subflow.offsetOfAck(seq)
     if (offset < subflow.una || offset >= subflow.next) return
-    const size = clampedMss(0xffff, Math.max(mtu, LEAST_MTU), subflow.tuple.local.length === 4 ? 4 : 16)
-    if (size >= Math.min(subflow.segmentSize, connection.segmentSize)) return
-    subflow.segmentSize = size
+    if (!connection.narrow(subflow, mtu)) return
     leaveFast(connection, now)
     this.#settle(connection, now)
   }

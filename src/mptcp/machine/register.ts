@@ -67,9 +67,16 @@ export class Register {
 
   add(connection: Connection, subflow: Subflow): void {
     for (const dead of connection.dropDead()) this.#forgetSubflow(dead)
+    this.fit(connection, subflow)
     this.#byWire.set(subflow.key, { connection, subflow })
     const { tuple, key } = subflow
     this.#host.tell({ type: 'watch', on: true, side: sideOf(connection, subflow), tuple, key })
+  }
+
+  /** The connection may be older than the MTU of its access. True: packets have to be smaller now. */
+  fit(connection: Connection, subflow: Subflow): boolean {
+    const access = this.#host.accesses.find(({ name }) => name === subflow.access)
+    return access !== undefined && connection.narrow(subflow, access.mtu)
   }
 
   /**

@@ -63,7 +63,7 @@ export class Subflow {
   sackPermitted = false
   /** Shift of the windows that the peer announces here; 0 without the option. */
   remoteScale = 0
-  /** Most payload of a packet that its path carries, as far as a router has said. */
+  /** Most payload of a packet that its path carries, if that is less than the connection's. */
   segmentSize = Number.POSITIVE_INFINITY
   /** What we told the peer, and what it told us. */
   backup: boolean

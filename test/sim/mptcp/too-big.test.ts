@@ -51,3 +51,46 @@ test('MP-52: whatever a router says, packets carry 484 bytes and more', () => {
   assert.ok(pair.run(() => pair.done || pair.problem !== ''))
   assert.equal(pair.problem, '')
 })
+
+test('MP-52: an access that comes with a smaller MTU than the connection began with, or gets one, gets no larger packets', () => {
+  const longest = [0, 0]
+  const segment = new Segment()
+  const pair = new Pair({
+    seed: 7,
+    bytes: [6_000_000, 1000],
+    paths: 2,
+    middlebox: (packet, path, toServer) => {
+      segment.read(viewOf(packet), packet, 0, packet.length, toServer)
+      if (toServer) longest[path] = Math.max(longest[path]!, packet.length)
+      return [packet]
+    },
+  })
+  pair.client.tcp!.connect(0)
+  const { machine } = pair.client
+  const both = () => machine.connections[0]?.subflows.filter(({ usable }) => usable).length === 2
+  assert.ok(pair.run(both, 10_000))
+  const connection = machine.connections[0]!
+  const { access, tuple } = connection.subflows[1]!
+  const first = connection.subflows[0]!
+  const list = (mtu: number) =>
+    [
+      { name: first.access!, addresses: [first.tuple.local], mtu: 1500, backup: false },
+      { name: access!, addresses: [tuple.local], mtu, backup: false },
+    ] as const
+  machine.setAccesses(list(1500).slice(0, 1), pair.now)
+  pair.client.flush()
+  machine.setAccesses(list(1400), pair.now)
+  pair.client.flush()
+  assert.ok(pair.run(() => connection.subflows.some((each) => each.access === access && each.usable), 10_000))
+  for (const mtu of [1400, 1200]) {
+    machine.setAccesses(list(mtu), pair.now)
+    machine.handover(connection.id, access!, pair.now)
+    pair.client.flush()
+    const { sndMax } = connection
+    longest.fill(0)
+    assert.ok(pair.run(() => connection.sndMax > sndMax + 500_000, 60_000))
+    assert.ok(longest[1]! > mtu - 100 && longest[1]! <= mtu, `${longest[1]} bytes at ${mtu}`)
+  }
+  assert.ok(pair.run(() => pair.done || pair.problem !== ''))
+  assert.equal(pair.problem, '')
+})
