@@ -30,6 +30,8 @@ export interface Registry {
   add(connection: Connection, subflow: Subflow): void
   remove(connection: Connection, subflow: Subflow): void
   taken(key: string): boolean
+  /** Its packets are no larger than its access takes; true: they have to be smaller now. */
+  fit(connection: Connection, subflow: Subflow): boolean
   /** The connection is over: the local TCP is reset when it does not know yet. */
   end(connection: Connection, reason: string, reset: boolean): void
 }
@@ -99,6 +101,13 @@ export function switchTo(
  */
 function overlap({ srtt }: Subflow): number {
   return Number.isNaN(srtt) ? OVERLAP_LONGEST : Math.min(OVERLAP_LONGEST, OVERLAP_ROUND_TRIPS * srtt)
+}
+
+/** What a router said of its path is old: it says it again if it still holds. */
+function widen(connection: Connection, subflow: Subflow, registry: Registry): void {
+  subflow.widenAt = Number.POSITIVE_INFINITY
+  subflow.segmentSize = Number.POSITIVE_INFINITY
+  registry.fit(connection, subflow)
 }
 
 /** Asks the peer to leave a subflow, a few times: nobody acknowledges it. */
@@ -357,8 +366,8 @@ function suspicionAt(connection: Connection): { readonly at: number; readonly ac
 export function nextDeadline(connection: Connection): number {
   const { repeatAt, rejoinAt, strandedAt } = connection
   let at = Math.min(repeatAt, rejoinAt, strandedAt + STRANDED, suspicionAt(connection).at)
-  for (const { retryAt, leaveAt, state } of connection.subflows)
-    if (state !== 'dead') at = Math.min(at, retryAt, leaveAt)
+  for (const { retryAt, leaveAt, widenAt, state } of connection.subflows)
+    if (state !== 'dead') at = Math.min(at, retryAt, leaveAt, widenAt)
   return at
 }
 
@@ -370,6 +379,7 @@ export function handleDeadline(connection: Connection, registry: Registry, now: 
   if (connection.repeatAt <= now) repeatSignal(connection, now)
   for (const subflow of [...connection.subflows]) {
     if (subflow.leaveAt <= now) leave(connection, subflow, now)
+    if (subflow.widenAt <= now) widen(connection, subflow, registry)
     if (subflow.state === 'dead' || subflow.retryAt > now) continue
     if (retry(connection, subflow, now)) continue
     loseSubflow(connection, subflow, 'its handshake was not answered', 'silent', registry, now)

@@ -71,6 +71,8 @@ const LINGER = 3000
 /** And how long at most, whatever comes. */
 const LINGER_LONGEST = 60_000
 const IDLE = 24 * 3_600_000
+/** How long a router's word about a path counts (RFC 8201 §4, Linux: route/mtu_expires). */
+const PATH_MTU_MS = 600_000
 /** A TCP that waits for an acknowledgement sends again within two minutes (TCP_RTO_MAX); after so long (ms) it is gone. */
 const ABANDONED = 300_000
 /** How long the answer to a SYN may take. */
@@ -130,6 +132,7 @@ export class MptcpMachine {
       add: (connection, subflow) => register.add(connection, subflow),
       remove: (connection, subflow) => register.remove(connection, subflow),
       taken: (key) => register.taken(key),
+      fit: (connection, subflow) => register.fit(connection, subflow),
       end: (connection, reason, reset) => this.#end(connection, reason, reset),
     }
     this.#openings = new Openings(this.#host, register, this.#registry, {
@@ -268,6 +271,7 @@ export class MptcpMachine {
     const offset = subflow.offsetOfAck(seq)
     if (offset < subflow.una || offset >= subflow.next) return
     if (!connection.narrow(subflow, mtu)) return
+    subflow.widenAt = now + PATH_MTU_MS
     leaveFast(connection, now)
     this.#settle(connection, now)
   }

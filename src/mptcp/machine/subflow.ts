@@ -65,6 +65,8 @@ export class Subflow {
   remoteScale = 0
   /** Most payload of a packet that its path carries, if that is less than the connection's. */
   segmentSize = Number.POSITIVE_INFINITY
+  /** When larger ones are tried again. */
+  widenAt = Number.POSITIVE_INFINITY
   /** What we told the peer, and what it told us. */
   backup: boolean
   remoteBackup = false

@@ -35,9 +35,22 @@ test('MP-52: a router’s word about a packet under way makes the packets of tha
   machine.tooBig(key, moved.seqAt(moved.una), 1400, pair.now)
   assert.equal(moved.segmentSize, 1000 - 40 - 28, 'no larger again')
   longest.fill(0)
+  const { sndMax } = connection
+  assert.ok(pair.run(() => connection.sndMax > sndMax + 500_000, 60_000))
+  assert.ok(longest[1]! > 900 && longest[1]! <= 1000, `${longest[1]} bytes`)
+  // Ten minutes later larger ones are tried again.
+  const tcp = pair.client.tcp!
+  const { push } = tcp
+  tcp.push = () => {}
+  const later = pair.now + 601_000
+  pair.at(later, () => {})
+  assert.ok(pair.run(() => pair.now >= later, 2 * later))
+  assert.equal(moved.segmentSize, Number.POSITIVE_INFINITY)
+  tcp.push = push
+  tcp.push(pair.now)
   assert.ok(pair.run(() => pair.done || pair.problem !== ''))
   assert.equal(pair.problem, '')
-  assert.ok(longest[1]! > 900 && longest[1]! <= 1000, `${longest[1]} bytes`)
+  assert.ok(longest[1]! > 1400, `${longest[1]} bytes`)
 })
 
 test('MP-52: whatever a router says, packets carry 484 bytes and more', () => {
