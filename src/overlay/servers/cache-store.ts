@@ -4,11 +4,11 @@
  * that it was promised.
  */
 import { randomBytes } from 'node:crypto'
-import { readdirSync, readFileSync, rmSync, statfsSync, statSync, writeFileSync } from 'node:fs'
-import { open } from 'node:fs/promises'
+import { readdirSync, readFileSync, rmSync, statfsSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import * as z from 'zod'
-import { makeFolder, writeAtomic } from '../../mechanism/files.ts'
+import { makeFolder } from '../../mechanism/files.ts'
+import { CacheFiles } from './cache-files.ts'
 
 const entry = z.object({
   id: z.string().regex(/^[0-9a-f]{32}$/),
@@ -103,7 +103,7 @@ const UNKNOWN_MS = 31 * 24 * 3_600_000
 export type Refused = 'full' | 'sender-quota' | 'recipient-quota'
 
 export class CacheStore {
-  readonly #folder: string
+  readonly #files: CacheFiles
   readonly #limits: CacheLimits
   readonly #wall: () => number
   readonly #objects = new Map<string, CacheObject>()
@@ -117,8 +117,8 @@ export class CacheStore {
   /** Bytes that are still to come, by object. */
   readonly #left = new Map<string, number>()
 
-  constructor(folder: string, limits: CacheLimits, wall: () => number) {
-    this.#folder = folder
+  constructor(folder: string, limits: CacheLimits, wall: () => number, files = new CacheFiles(folder)) {
+    this.#files = files
     this.#limits = limits
     this.#wall = wall
     makeFolder(folder)
@@ -132,12 +132,12 @@ export class CacheStore {
       if (id !== undefined && (!kept.has(id) || name.endsWith('.new')))
         rmSync(join(folder, name), { force: true })
     }
-    this.expire()
+    this.expire().catch(() => {})
   }
 
   /** Whether its files stay; what a later version has added to them, too. Throws when they cannot be read: nobody's files are removed because a disk fails. */
   #load(id: string): boolean {
-    const description = this.#describing(id)
+    const description = this.#files.path(describing(id))
     const data = statSync(this.path(id), { throwIfNoEntry: false })
     const value = jsonOf(readFileSync(description, 'utf8'))
     if (data === undefined || value === undefined) return false
@@ -161,7 +161,7 @@ export class CacheStore {
 
   /** The file of ciphertext. */
   path(id: string): string {
-    return join(this.#folder, `${id}.data`)
+    return this.#files.path(contents(id))
   }
 
   /** How much of it is there. */
@@ -184,20 +184,24 @@ export class CacheStore {
     })
   }
 
-  create(object: Omit<CacheObject, 'id' | 'sent' | 'isDone'>): CacheObject | Refused {
+  /** It counts from now on; resolves when it is on the disk. */
+  async create(object: Omit<CacheObject, 'id' | 'sent' | 'isDone'>): Promise<CacheObject | Refused> {
     const refused = this.#refuses(object)
     if (refused !== undefined) return refused
     const id = randomBytes(16).toString('hex')
     const made = { ...object, id, sent: this.#wall(), isDone: false }
-    writeFileSync(this.path(id), '', { mode: 0o600, flag: 'wx' })
+    this.#enter(made)
+    this.#left.set(id, made.bytes)
+    this.touch(id)
     try {
-      this.#keep(made)
+      await this.#files.post(async () => {
+        await this.#files.make(contents(id))
+        await this.#describe(made)
+      })
     } catch (error) {
-      rmSync(this.path(id), { force: true })
+      await this.remove(id)
       throw error
     }
-    this.touch(id)
-    this.offset(id)
     return made
   }
 
@@ -208,35 +212,34 @@ export class CacheStore {
 
   /** All is there and is what was announced: it is on the disk, and its recipients see it. */
   async finish(id: string): Promise<void> {
-    const file = await open(this.path(id), 'r+')
-    await file.sync().finally(() => file.close())
-    const object = this.#objects.get(id)
-    if (object !== undefined) this.#keep({ ...object, isDone: true, sent: this.#wall() })
+    await this.#files.sync(contents(id))
+    await this.#change(id, (object) => ({ ...object, isDone: true, sent: this.#wall() }))
   }
 
   /** A recipient has it. When all have, it goes. */
-  received(id: string, name: string): void {
-    const object = this.#objects.get(id)
-    if (object === undefined) return
-    const { [name]: _, ...wraps } = object.wraps
-    if (Object.keys(wraps).length === 0) this.remove(id)
-    else this.#keep({ ...object, wraps })
+  received(id: string, name: string): Promise<void> {
+    return this.#change(id, (object) => {
+      const { [name]: _, ...wraps } = object.wraps
+      return Object.keys(wraps).length === 0 ? undefined : { ...object, wraps }
+    })
   }
 
-  remove(id: string): void {
-    const object = this.#objects.get(id)
-    if (object !== undefined) this.#leave(object)
-    this.#objects.delete(id)
-    this.#touched.delete(id)
-    this.#left.delete(id)
-    rmSync(this.#describing(id), { force: true })
-    rmSync(this.path(id), { force: true })
+  /** Nobody sees it from now on; resolves when it is off the disk. */
+  remove(id: string): Promise<void> {
+    this.#forget(id)
+    return this.#files.post(() => this.#erase(id))
   }
 
-  expire(): void {
+  async expire(): Promise<void> {
     const now = this.#wall()
-    for (const { id, expires, isDone } of [...this.#objects.values()])
-      if (expires <= now || (!isDone && (this.#touched.get(id) ?? 0) + UNFINISHED_MS <= now)) this.remove(id)
+    const isOver = ({ id, expires, isDone }: CacheObject) =>
+      expires <= now || (!isDone && (this.#touched.get(id) ?? 0) + UNFINISHED_MS <= now)
+    await Promise.all([...this.#objects.values()].filter(isOver).map(({ id }) => this.remove(id)))
+  }
+
+  /** Resolves when nothing is being written. */
+  settle(): Promise<void> {
+    return this.#files.settle()
   }
 
   #refuses(object: Omit<CacheObject, 'id' | 'sent' | 'isDone'>): Refused | undefined {
@@ -253,7 +256,7 @@ export class CacheStore {
     }
     let promised = 0
     for (const left of this.#left.values()) promised += left
-    const { bavail, bsize } = statfsSync(this.#folder)
+    const { bavail, bsize } = statfsSync(this.#files.folder)
     const left = {
       bytes: Math.min(limits.bytes - this.#bytes, bavail * bsize - promised - limits.free),
       objects: MAX_OBJECTS - this.size,
@@ -261,9 +264,37 @@ export class CacheStore {
     return leavesAsMuch(own, bytes, left) ? undefined : 'full'
   }
 
-  #keep(object: CacheObject): void {
-    writeAtomic(this.#describing(object.id), `${JSON.stringify(object)}\n`, 0o600)
-    this.#enter(object)
+  /** Of what it is by then, if it is still there; undefined: it goes. */
+  #change(id: string, change: (object: CacheObject) => CacheObject | undefined): Promise<void> {
+    return this.#files.post(async () => {
+      const object = this.#objects.get(id)
+      if (object === undefined) return
+      const changed = change(object)
+      if (changed === undefined) {
+        this.#forget(id)
+        await this.#erase(id)
+        return
+      }
+      await this.#describe(changed)
+      // Removed meanwhile: its files go next.
+      if (this.#objects.has(id)) this.#enter(changed)
+    })
+  }
+
+  #describe(object: CacheObject): Promise<void> {
+    return this.#files.replace(describing(object.id), `${JSON.stringify(object)}\n`)
+  }
+
+  #erase(id: string): Promise<void> {
+    return this.#files.remove(describing(id), contents(id))
+  }
+
+  #forget(id: string): void {
+    const object = this.#objects.get(id)
+    if (object !== undefined) this.#leave(object)
+    this.#objects.delete(id)
+    this.#touched.delete(id)
+    this.#left.delete(id)
   }
 
   #enter(object: CacheObject): void {
@@ -292,10 +323,14 @@ export class CacheStore {
     this.#ofAccount.remove(senderOf(object), object)
     for (const box of boxesOf(object)) this.#leaveBox(box, object)
   }
+}
 
-  #describing(id: string): string {
-    return join(this.#folder, `${id}.json`)
-  }
+function describing(id: string): string {
+  return `${id}.json`
+}
+
+function contents(id: string): string {
+  return `${id}.data`
 }
 
 function jsonOf(text: string): unknown {

@@ -59,7 +59,7 @@ const MAX_CONNECTIONS = 16
 const TLS_SHARE = 1.25
 const TLS_BYTES = 131_072
 const CHECK_MS = 250
-/** Objects of an account that are announced a second, and at once: the disk is waited for. */
+/** Objects of an account that are announced a second, and at once: each waits for the disk. */
 const ANNOUNCED_RATE = 2
 const ANNOUNCED_BURST = 60
 /** A part has to be there within this time, and a reader that reads nothing is left (ms). */
@@ -161,15 +161,11 @@ export class CacheServer {
     this.#strangers.close()
     this.#server.closeAllConnections()
     if (this.#server.listening) await new Promise<void>((resolve) => this.#server.close(() => resolve()))
+    await this.#init.objects.settle()
   }
 
-  /** What the disk refuses now is tried again. */
   #expire(): void {
-    try {
-      this.#init.objects.expire()
-    } catch (error) {
-      this.#init.log(`cache server: ${(error as Error).message}`)
-    }
+    this.#init.objects.expire().catch((error: Error) => this.#init.log(`cache server: ${error.message}`))
   }
 
   async #handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
@@ -351,7 +347,7 @@ export class CacheServer {
     )
     const expires = wall() + days * DAY_MS
     const { name: from, account, accountId } = node
-    const made = objects.create({ from, account, accountId, owners, bytes, hash, wraps, expires })
+    const made = await objects.create({ from, account, accountId, owners, bytes, hash, wraps, expires })
     if (typeof made === 'string') throw new Refusal(...REFUSALS[made])
     return { id: made.id, offset: 0 }
   }
@@ -391,11 +387,14 @@ export class CacheServer {
         atMost(length),
         createWriteStream(objects.path(id), { flags: 'r+', start: offset }),
       )
-      // Removed meanwhile, by its sender or because it has expired.
       if (objects.get(id) === undefined) throw unknown()
       if (objects.offset(id) < bytes) return this.#offsetOf(id)
       await this.#finish(id, hash)
+      if (objects.get(id) === undefined) throw unknown()
       return { offset: bytes, is_done: true }
+    } catch (error) {
+      // Removed meanwhile, by its sender or because it has expired: its file is not there.
+      throw objects.get(id) === undefined && !(error instanceof Refusal) ? unknown() : error
     } finally {
       this.#writing.delete(id)
     }
@@ -413,7 +412,7 @@ export class CacheServer {
       await objects.finish(id)
       return
     }
-    objects.remove(id)
+    await objects.remove(id)
     throw new Refusal(422, 'DAMAGED', 'what arrived is not what was announced; send it again')
   }
 
@@ -433,11 +432,11 @@ export class CacheServer {
     return 'streamed'
   }
 
-  #delete(id: string, node: CacheNode): object {
+  async #delete(id: string, node: CacheNode): Promise<object> {
     const { objects } = this.#init
     const object = objects.get(id)
-    if (object !== undefined && isFor(object, node)) objects.received(id, node.name)
-    else if (object !== undefined && isFrom(object, node)) objects.remove(id)
+    if (object !== undefined && isFor(object, node)) await objects.received(id, node.name)
+    else if (object !== undefined && isFrom(object, node)) await objects.remove(id)
     else throw unknown()
     return { removed: id }
   }

@@ -51,6 +51,7 @@ import { cacheProof } from '../../../src/overlay/machine/secrets.ts'
 import { credentialsOf, type Login } from '../../../src/overlay/node/login.ts'
 import { CacheServer, type CacheServerInit, MAX_PART } from '../../../src/overlay/servers/cache.ts'
 import { storeDirectory } from '../../../src/overlay/servers/cache-directory.ts'
+import { CacheFiles } from '../../../src/overlay/servers/cache-files.ts'
 import {
   type CacheLimits,
   CacheStore,
@@ -67,6 +68,28 @@ usesPrograms('openssl')
 const DAY = 86_400_000
 const SEED = new Uint8Array(32).fill(5)
 const GENEROUS = { ...limitsFor(2 ** 30), free: 0 }
+
+/** Stands until it is told to go on. */
+class SlowDisk {
+  readonly files: CacheFiles
+  syncs = 0
+  stands = false
+  fails: Error | undefined
+  #goOn: (() => void)[] = []
+
+  constructor(folder: string) {
+    this.files = new CacheFiles(folder, async () => {
+      this.syncs++
+      if (this.fails !== undefined) throw this.fails
+      if (this.stands) await new Promise<void>((resolve) => this.#goOn.push(resolve))
+    })
+  }
+
+  goOn(): void {
+    this.stands = false
+    for (const each of this.#goOn.splice(0)) each()
+  }
+}
 
 describe('NT-26: what goes through the cache server', () => {
   const party = (name: string, n: number) => {
@@ -181,8 +204,9 @@ describe('NT-26: the cache server', () => {
     use: () => Promise<T>,
     limits: CacheLimits = GENEROUS,
     more: Partial<CacheServerInit> = {},
+    files?: CacheFiles,
   ): Promise<T> {
-    objects = new CacheStore(join(folder, 'objects'), limits, () => wall)
+    objects = new CacheStore(join(folder, 'objects'), limits, () => wall, files)
     let now = 0
     server = new CacheServer({
       ...{ objects, tls, port, wall: () => wall, now: () => (now += 1000) },
@@ -555,41 +579,41 @@ describe('NT-26: the cache server', () => {
       { now: () => 0 },
     ))
 
-  it('neither one account nor several together fill what may wait for a node, or the whole', () => {
+  it('neither one account nor several together fill what may wait for a node, or the whole', async () => {
     const kept = new CacheStore(join(folder, 'objects'), { ...limitsFor(1_000_000), free: 0 }, () => wall)
     const create = (account: string, bytes: number, to = 'bob.test') =>
       kept.create({
         ...{ from: `x.${account}`, account, bytes, hash: '', wraps: { [to]: '' } },
         expires: wall + DAY,
       })
-    assert.equal(typeof create('one', 250_000), 'object')
-    assert.equal(create('one', 1), 'sender-quota')
+    assert.equal(typeof (await create('one', 250_000)), 'object')
+    assert.equal(await create('one', 1), 'sender-quota')
     // Each leaves to others as much as it has itself.
-    assert.equal(typeof create('two', 125_000), 'object')
-    assert.equal(create('two', 1), 'recipient-quota')
-    assert.equal(typeof create('three', 62_500), 'object')
-    assert.equal(create('three', 1), 'recipient-quota')
-    assert.equal(typeof create('three', 187_500, 'carol.test'), 'object')
+    assert.equal(typeof (await create('two', 125_000)), 'object')
+    assert.equal(await create('two', 1), 'recipient-quota')
+    assert.equal(typeof (await create('three', 62_500)), 'object')
+    assert.equal(await create('three', 1), 'recipient-quota')
+    assert.equal(typeof (await create('three', 187_500, 'carol.test')), 'object')
     for (const other of ['four', 'five', 'six'])
       for (let bytes = 65_536; bytes >= 1; bytes /= 2)
-        while (typeof create(other, bytes, 'dave.test') === 'object');
-    assert.equal(create('four', 5000, 'erin.test'), 'full')
-    assert.equal(typeof create('honest', 5000, 'erin.test'), 'object')
-    assert.equal(typeof create('honest', 5000, 'bob.test'), 'object')
+        while (typeof (await create(other, bytes, 'dave.test')) === 'object');
+    assert.equal(await create('four', 5000, 'erin.test'), 'full')
+    assert.equal(typeof (await create('honest', 5000, 'erin.test')), 'object')
+    assert.equal(typeof (await create('honest', 5000, 'bob.test')), 'object')
     const few = { ...limitsFor(1_000_000), free: 0 }
     assert.ok(few.objectsOfAccount < few.objectsOfRecipient)
   })
 
-  it('what a request costs does not grow with what others keep', (context) => {
+  it('what a request costs does not grow with what others keep', async (context) => {
     const kept = new CacheStore(join(folder, 'objects'), GENEROUS, () => wall)
     const create = (account: string) =>
       kept.create({
         ...{ from: `x.${account}`, account, bytes: 10, hash: '', wraps: { [`${account}.test`]: '' } },
         expires: wall + DAY,
       })
-    for (let i = 0; i < 50; i++) create(`n${i}`)
+    for (let i = 0; i < 50; i++) await create(`n${i}`)
     const looks = context.mock.method(Object, 'hasOwn')
-    create('n7')
+    await create('n7')
     assert.deepEqual(kept.inbox({ name: 'n7.test', accountId: '1' }), [])
     assert.ok(looks.mock.callCount() < 5, `${looks.mock.callCount()} objects looked at`)
   })
@@ -606,7 +630,7 @@ describe('NT-26: the cache server', () => {
       { name: 'bob.test', accountId: 'b2' },
     ]
     const sent = async (from: typeof alice, to: typeof alice) => {
-      const made = kept.create({
+      const made = await kept.create({
         ...{ from: from.name, account: 'x', accountId: from.accountId, bytes: 40, hash: '' },
         ...{ wraps: { [to.name]: '' }, owners: { [to.name]: to.accountId }, expires: wall + DAY },
       })
@@ -634,30 +658,30 @@ describe('NT-26: the cache server', () => {
   it('the sums of quotas are right after fetches, removals and a start', async () => {
     const limits = { ...GENEROUS, bytes: 130, ofAccount: 60, ofRecipient: 90 }
     const kept = new CacheStore(join(folder, 'objects'), limits, () => wall)
-    const announce = (into: CacheStore, account: string, bytes: number, ...names: string[]) => {
+    const announce = async (into: CacheStore, account: string, bytes: number, ...names: string[]) => {
       const wraps = Object.fromEntries(names.map((name) => [name, '']))
-      const made = into.create({ from: 'x', account, bytes, hash: '', wraps, expires: wall + DAY })
+      const made = await into.create({ from: 'x', account, bytes, hash: '', wraps, expires: wall + DAY })
       return typeof made === 'string' ? made : made.id
     }
-    const first = announce(kept, 'one', 40, 'b', 'c')
+    const first = await announce(kept, 'one', 40, 'b', 'c')
     writeFileSync(kept.path(first), Buffer.alloc(40))
     await kept.finish(first)
-    assert.equal(announce(kept, 'two', 30, 'b'), 'recipient-quota')
-    kept.received(first, 'b')
-    const second = announce(kept, 'two', 30, 'b')
-    assert.equal(announce(kept, 'three', 31, 'd'), 'full')
+    assert.equal(await announce(kept, 'two', 30, 'b'), 'recipient-quota')
+    await kept.received(first, 'b')
+    const second = await announce(kept, 'two', 30, 'b')
+    assert.equal(await announce(kept, 'three', 31, 'd'), 'full')
     assert.deepEqual(
       kept.inbox({ name: 'c', accountId: '1' }).map(({ id }) => id),
       [first],
     )
     assert.deepEqual(kept.inbox({ name: 'b', accountId: '1' }), [])
     const again = new CacheStore(join(folder, 'objects'), limits, () => wall)
-    assert.equal(announce(again, 'three', 31, 'd'), 'full')
-    assert.equal(announce(again, 'one', 21, 'd'), 'sender-quota')
-    again.remove(second)
-    again.received(first, 'c')
+    assert.equal(await announce(again, 'three', 31, 'd'), 'full')
+    assert.equal(await announce(again, 'one', 21, 'd'), 'sender-quota')
+    await again.remove(second)
+    await again.received(first, 'c')
     assert.equal(again.size, 0)
-    assert.match(announce(again, 'one', 45, 'b', 'c'), /^[0-9a-f]{32}$/)
+    assert.match(await announce(again, 'one', 45, 'b', 'c'), /^[0-9a-f]{32}$/)
   })
 
   it('D10: who may not connect may not send, and learns no key; who is unknown or was never online gets nothing', () =>
@@ -774,7 +798,7 @@ describe('NT-26: the cache server', () => {
         })
         assert.deepEqual(more.value, { offset: first!.bytes, is_done: true })
         wall += DAY + 1
-        objects.expire()
+        await objects.expire()
         assert.equal(objects.size, 0)
         assert.deepEqual(readdirSync(join(folder, 'objects')), [])
         const body = { bytes: 100, hash: Buffer.alloc(32).toString('base64'), days: 1 }
@@ -815,6 +839,80 @@ describe('NT-26: the cache server', () => {
     })
   })
 
+  it('a disk that stands holds up what waits for it alone; nothing is acknowledged before it is on the disk', async () => {
+    const disk = new SlowDisk(join(folder, 'objects'))
+    await started(
+      async () => {
+        disk.stands = true
+        let answered = 0
+        const several = Array.from({ length: 8 }, async (_, i) => {
+          const { status } = await announced(i < 4 ? 'alice' : 'carol', 'bob', randomBytes(9))
+          answered++
+          return status
+        })
+        while (objects.size < 8) await turn()
+        assert.deepEqual(await listWaiting(exchange('bob')), [])
+        assert.equal((await exchange('bob').client.ask('/v1/nodes/carol.test')).status, 200)
+        assert.deepEqual([answered, disk.syncs], [0, 1])
+        disk.goOn()
+        assert.deepEqual([...new Set(await Promise.all(several))], [200])
+      },
+      GENEROUS,
+      {},
+      disk.files,
+    )
+  })
+
+  it('what waits for a slow disk shares one wait for the folder', async () => {
+    const disk = new SlowDisk(join(folder, 'objects'))
+    const kept = new CacheStore(join(folder, 'objects'), GENEROUS, () => wall, disk.files)
+    const create = () => {
+      const wraps = { bob: '', carol: '' }
+      return kept.create({ from: 'x', account: 'x', bytes: 4, hash: '', wraps, expires: wall + DAY })
+    }
+    disk.stands = true
+    const several = Array.from({ length: 10 }, create)
+    while (disk.syncs === 0) await turn()
+    disk.goOn()
+    const ids = (await Promise.all(several)).map((made) => (made as { id: string }).id)
+    assert.equal(disk.syncs, 12, 'each description, the folder for the first, and once for the others')
+    // What others do to the same object while one waits is not undone by it.
+    const [id, removed] = ids as [string, string]
+    for (const each of [id, removed]) writeFileSync(kept.path(each), 'four')
+    await Promise.all([kept.finish(id), kept.received(id, 'bob'), kept.received(removed, 'bob')])
+    assert.deepEqual(Object.keys(kept.get(id)!.wraps), ['carol'])
+    disk.stands = true
+    const finished = kept.finish(removed)
+    const gone = kept.remove(removed)
+    assert.equal(kept.get(removed), undefined)
+    disk.goOn()
+    await Promise.allSettled([finished, gone])
+    await Promise.all(ids.slice(2).map((each) => kept.remove(each)))
+    const again = new CacheStore(join(folder, 'objects'), GENEROUS, () => wall)
+    assert.deepEqual(
+      again.inbox({ name: 'carol', accountId: '1' }).map((object) => object.id),
+      [id],
+    )
+    assert.deepEqual(readdirSync(join(folder, 'objects')).sort(), [`${id}.data`, `${id}.json`])
+  })
+
+  it('what a disk does not write was not announced: it takes no room, and leaves no file', async () => {
+    const disk = new SlowDisk(join(folder, 'objects'))
+    await started(
+      async () => {
+        disk.fails = Object.assign(new Error('no space left'), { code: 'ENOSPC' })
+        assert.equal((await announced('alice', 'bob', randomBytes(900))).status, 507)
+        disk.fails = undefined
+        await objects.settle()
+        assert.deepEqual([objects.size, readdirSync(join(folder, 'objects'))], [0, []])
+        assert.equal((await announced('alice', 'bob', randomBytes(900))).status, 200)
+      },
+      { ...GENEROUS, ofAccount: 1000 },
+      {},
+      disk.files,
+    )
+  })
+
   it('what a crash leaves half is removed; an upload that does not go on for a day, too', async () => {
     const into = join(folder, 'objects')
     mkdirSync(into)
@@ -829,7 +927,7 @@ describe('NT-26: the cache server', () => {
       }
       await assert.rejects(sendFile(exchange('alice'), path, ['bob.test'], 7, stops), /killed/)
       wall = Date.now() + DAY + 60_000
-      objects.expire()
+      await objects.expire()
       assert.equal(objects.size, 0)
     })
   })
