@@ -6,7 +6,14 @@
  * others read fields of a packet that one of those has accepted.
  */
 import { IPV4 } from './ipv4.ts'
-import { extensionLength, FRAGMENT_HEADER, IPV6, IPV6_FRAGMENT, MAX_EXTENSION_HEADERS } from './ipv6.ts'
+import {
+  extensionLength,
+  FRAGMENT_HEADER,
+  IPV6,
+  IPV6_FRAGMENT,
+  MAX_EXTENSION_HEADERS,
+  ROUTING_HEADER,
+} from './ipv6.ts'
 
 /** Protocol numbers (IANA). */
 export const Protocol = {
@@ -83,6 +90,14 @@ export function destinationAt(view: DataView, at: number): number {
   return at + (view.getUint8(at) >> 4 === 4 ? DST4 : DST6)
 }
 
+/** Options of IPv4. */
+const END_OF_OPTIONS = 0
+const NO_OPERATION = 1
+const LOOSE_ROUTE = 131
+const STRICT_ROUTE = 137
+/** In the routing header of IPv6. */
+const SEGMENTS_LEFT = 3
+
 const PROTOCOL_SHIFT = 16
 const IS_FRAGMENT = 1 << 24
 const IS_LATER = 1 << 25
@@ -128,6 +143,34 @@ function transportOf6(view: DataView, at: number, length: number): number {
     if ((flags & IS_LATER) !== 0) break // what follows is payload
   }
   return (next - at) | (protocol << PROTOCOL_SHIFT) | flags
+}
+
+/** Whether a packet that `transportOf` accepts is to go on from its destination to others (RFC 791 §3.1, RFC 8200 §4.4). */
+export function isSourceRouted(view: DataView, at: number, length: number): boolean {
+  if (view.getUint8(at) >> 4 === 4)
+    return isSourceRouted4(view, at + MIN_HEADER, at + ipHeaderLength(view, at))
+  const end = at + length
+  let protocol = view.getUint8(at + NEXT_HEADER)
+  for (let next = at + HEADER6; ; ) {
+    const extension = extensionLength(view, protocol, next, end)
+    if (extension <= 0) return false
+    if (protocol === ROUTING_HEADER && view.getUint8(next + SEGMENTS_LEFT) > 0) return true
+    protocol = view.getUint8(next)
+    next += extension
+  }
+}
+
+function isSourceRouted4(view: DataView, options: number, end: number): boolean {
+  for (let at = options; at < end; ) {
+    const option = view.getUint8(at)
+    if (option === LOOSE_ROUTE || option === STRICT_ROUTE) return true
+    // No receiver reads what follows the end, or an option that is shorter than itself.
+    if (option === END_OF_OPTIONS) return false
+    const size = option === NO_OPERATION ? 1 : at + 1 < end ? view.getUint8(at + 1) : 0
+    if (size === 0 || (size === 1 && option !== NO_OPERATION)) return false
+    at += size
+  }
+  return false
 }
 
 /**

@@ -40,8 +40,9 @@ export const IPV6_FRAGMENT = {
   MORE: 1,
 } as const
 
-/** The fragment header's number as a next header. */
+/** Numbers as a next header. */
 export const FRAGMENT_HEADER = 44
+export const ROUTING_HEADER = 43
 
 /** Headers past this count are an attack, not a packet (RFC 8504 §5.3 allows a limit). */
 export const MAX_EXTENSION_HEADERS = 12
@@ -54,7 +55,7 @@ export function extensionLength(view: DataView, protocol: number, at: number, en
   let length: number
   switch (protocol) {
     case 0: // hop-by-hop options
-    case 43: // routing
+    case ROUTING_HEADER:
     case 60: // destination options
     case 135: // mobility, RFC 6275
     case 139: // HIP, RFC 7401

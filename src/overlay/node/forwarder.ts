@@ -5,7 +5,7 @@
  */
 import { LpmTable } from '../../core/address.ts'
 import { quotedIn } from '../../core/icmp.ts'
-import { addressLength, sourceAt, transportOf } from '../../core/ip.ts'
+import { addressLength, isSourceRouted, sourceAt, transportOf } from '../../core/ip.ts'
 import { type Forwarder, Verdict } from '../../tunnel/seam.ts'
 import type { NodePeer } from './protocol.ts'
 
@@ -17,7 +17,7 @@ const MAX_DORMANT = 2048
 export class OverlayForwarder implements Forwarder {
   /**
    * `foreign`: sent from a source that is not this node's; `spoofed`: received from a source that is not the peer's, or
-   * not for this node.
+   * not for this node, or to be passed on, or an error about packets that this node has not sent to it.
    */
   counts = { unroutable: 0, foreign: 0, spoofed: 0 }
   /** Names of peers without a tunnel that packets are for. */
@@ -150,12 +150,20 @@ export class OverlayForwarder implements Forwarder {
     if (
       this.#peers.lookup(bytes, source, family) === peer &&
       this.#own.lookup(bytes, source + width, family) !== undefined &&
-      // What it reports has to have been sent to it.
-      (quoted === 0 || (quoted > 0 && this.#peers.lookup(bytes, at + quoted, family) === peer))
+      (quoted === 0 || (quoted > 0 && this.#sent(bytes, at + quoted, family, peer))) &&
+      !isSourceRouted(view, at, length)
     )
       return true
     this.counts.spoofed++
     return false
+  }
+
+  /** What an error reports has to have been sent from here to this peer. */
+  #sent(bytes: Uint8Array, destination: number, family: 4 | 6, peer: number): boolean {
+    return (
+      this.#peers.lookup(bytes, destination, family) === peer &&
+      this.#own.lookup(bytes, destination - (family === 4 ? 4 : 16), family) !== undefined
+    )
   }
 
   #want(index: number, now: number): number {

@@ -30,6 +30,8 @@ export class EngineNode implements SimParticipant {
   /** Numbers of the datagrams that have arrived, each once, and how often one came again. */
   readonly received = new Set<number>()
   duplicates = 0
+  /** Called with each packet that the host gets. */
+  onPacket: ((packet: Uint8Array) => void) | undefined
   /** How far its clock is ahead of the others' (ms). */
   ahead = 0
   /** Since when it does not run. */
@@ -143,7 +145,11 @@ export class EngineNode implements SimParticipant {
     const payload = new Uint8Array(4)
     new DataView(payload.buffer).setUint32(0, number)
     const end = (node: EngineNode): Endpoint => ({ address: node.address!, port: PORT })
-    const packet = udpPacket(end(this), end(to), payload)
+    this.inject(udpPacket(end(this), end(to), payload))
+  }
+
+  /** The host sends it. */
+  inject(packet: Uint8Array): void {
     const bytes = new Uint8Array(VNET_HEADER + packet.length)
     bytes.set(packet, VNET_HEADER)
     this.#tun.inject(bytes)
@@ -169,6 +175,7 @@ export class EngineNode implements SimParticipant {
     if (this.#stoppedAt !== undefined) return
     while (this.engine.tunnel.engine.turn(false));
     for (const packet of this.#tun.written.splice(0)) {
+      this.onPacket?.(packet.subarray(VNET_HEADER))
       for (const number of numbersIn(packet)) {
         if (this.received.has(number)) this.duplicates++
         this.received.add(number)

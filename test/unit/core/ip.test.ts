@@ -12,6 +12,7 @@ import {
   ipLength,
   isFragment,
   isLaterFragment,
+  isSourceRouted,
   offsetIn,
   protocolIn,
   transportOf,
@@ -142,6 +143,7 @@ test('no bytes make a view throw or read past the end', () => {
       if (found >= 0) {
         assert.ok(offsetIn(found) <= length)
         fragmentId(view, 0, length)
+        isSourceRouted(view, 0, length)
         fragments.portsOf(view, 0, length, found, true, 0)
       }
       if (whole > 0) {
