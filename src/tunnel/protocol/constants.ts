@@ -114,6 +114,14 @@ export const REMOTE_DOWN_LINGER = 180_000
 export const RESEND_WITHIN = 3_000
 /** Pause before a path declared dead is announced again. */
 export const REVIVE_DELAY = 100
+/**
+ * The kernel refuses a path's datagrams, as a packet filter of this machine makes it do. One refusal may be that of a rate limit: the
+ * path is tried every REFUSED_TRY, and is down when REFUSED_LEAST sends in a row and all of REFUSED_FOR were refused. So
+ * one that lets fewer than 20 a second pass counts as none.
+ */
+export const REFUSED_TRY = 10
+export const REFUSED_LEAST = 4
+export const REFUSED_FOR = 50
 /** States shakier than `up` last at least this long: no flood of events. */
 export const STATE_HOLD = 1_000
 export const QUALITY_INTERVAL = 1_000

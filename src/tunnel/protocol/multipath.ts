@@ -5,13 +5,16 @@
 
 import { equal } from '../../core/bytes.ts'
 import {
+  EACCES,
   EADDRNOTAVAIL,
   EHOSTUNREACH,
+  EINVAL,
   EMSGSIZE,
   ENETDOWN,
   ENETUNREACH,
   ENODEV,
   ENXIO,
+  EPERM,
 } from '../../core/errno.ts'
 import type { Endpoint } from '../seam.ts'
 import {
@@ -31,8 +34,9 @@ import { StockWatch } from './stock.ts'
 import { PathWatch } from './watch.ts'
 
 const NEVER = Number.POSITIVE_INFINITY
-/** The way out is gone: a path on which sending fails so is down at once. */
+/** The way out is gone (EACCES: routed to `prohibit`): a path on which sending fails so is down at once. */
 const FATAL_ERRORS: ReadonlySet<number> = new Set([
+  EACCES,
   ENETDOWN,
   ENETUNREACH,
   EHOSTUNREACH,
@@ -40,6 +44,8 @@ const FATAL_ERRORS: ReadonlySet<number> = new Set([
   ENXIO,
   EADDRNOTAVAIL,
 ])
+/** This datagram does not leave, the next one may: dropped by a packet filter of this machine, or routed to `blackhole`. */
+const REFUSALS: ReadonlySet<number> = new Set([EPERM, EINVAL])
 
 /** Services of the surrounding machine for the paths. */
 export interface MultipathHost {
@@ -104,7 +110,7 @@ export class Multipath {
     this.#stock = new StockWatch(parts, {
       setState: owner.setState,
       check: (peer, paths, now) => host.check(peer, paths, now),
-      goDown: (peer, path, now) => this.#leaveStock(peer, path, now),
+      goDown: (peer, path, now) => this.#leaveStock(peer, path, CloseReason.silent, now),
     })
   }
 
@@ -659,6 +665,7 @@ export class Multipath {
     for (const path of [...peer.paths]) {
       if (late > K.STALL) path.monitor.noteStall(now, late)
       if (path.error !== 0) this.#handleError(peer, path, now)
+      if (path.tryAt <= now) this.#tryRefused(peer, path, now)
       if (path.forgetAt <= now) {
         this.#close(peer, path)
         continue
@@ -822,9 +829,33 @@ export class Multipath {
     if (errno === EMSGSIZE) {
       path.mtu.refused(now)
       this.watch.publishMtu(peer, path)
-    } else if (path.usable && FATAL_ERRORS.has(errno)) {
-      this.#goDown(peer, path, CloseReason.error, now, path.monitor.remoteHighest)
-    }
+    } else if (path.usable && FATAL_ERRORS.has(errno)) this.#leaveUnsendable(peer, path, now)
+    else if (path.usable && REFUSALS.has(errno)) this.#weighRefusal(peer, path, now)
+  }
+
+  #weighRefusal(peer: Peer, path: Path, now: number): void {
+    const { refused } = path
+    const { sentPackets } = this.#parts.paths.counters(path.slot)
+    if (refused.count === 0 || refused.sent !== sentPackets)
+      Object.assign(refused, { since: now, count: 0, sent: sentPackets })
+    refused.count++
+    if (refused.count >= K.REFUSED_LEAST && now - refused.since >= K.REFUSED_FOR)
+      this.#leaveUnsendable(peer, path, now)
+    else path.tryAt = Math.min(path.tryAt, now + K.REFUSED_TRY)
+  }
+
+  /** The kernel lets nothing leave on the path. That of a stock peer, which nothing is announced to, is kept when it is the only one. */
+  #leaveUnsendable(peer: Peer, path: Path, now: number): void {
+    path.refused.count = 0
+    path.tryAt = NEVER
+    if (peer.expectsGodwit) this.#goDown(peer, path, CloseReason.error, now, path.monitor.remoteHighest)
+    else if (this.#inUse(peer, path) !== undefined) this.#leaveStock(peer, path, CloseReason.error, now)
+  }
+
+  /** If it is refused again, the error comes back to `#weighRefusal`. */
+  #tryRefused(peer: Peer, path: Path, now: number): void {
+    path.tryAt = NEVER
+    if (path.usable) this.keepalive(peer, path, now)
   }
 
   /** The path counts as dead: traffic moves, the peer is told, what was lost is sent again, and the path is retried. */
@@ -862,10 +893,11 @@ export class Multipath {
     }
   }
 
-  /** A stock peer's path is silent and another answers. */
-  #leaveStock(peer: Peer, path: Path, now: number): void {
+  /** A stock peer's path is silent and another answers, or nothing can be sent on it. */
+  #leaveStock(peer: Peer, path: Path, reason: CloseReason, now: number): void {
     const evidence = path.monitor.evidence(now)
-    this.#setState(path, { name: 'down', since: now, reason: CloseReason.silent, evidence })
+    this.#setState(path, { name: 'down', since: now, reason, evidence })
+    path.assessAt = now + K.STOCK_REVIVE
     this.#turnStock(peer, path, now)
     this.#host.changed(peer)
   }

@@ -62,6 +62,10 @@ export class Path {
   /** errno of a failed send, 0 for none; dealt with at the next timeout. */
   error = 0
   #errorAt = NEVER
+  /** Sends that the kernel refused one after the other, none of which left: since when, how many, datagrams sent before. */
+  readonly refused = { since: Number.NaN, count: 0, sent: 0 }
+  /** When to see whether it refuses the next one too. */
+  tryAt = NEVER
   /** Towards a stock peer: see stock.ts. */
   readonly stock = {
     heardAt: 0,
@@ -117,6 +121,7 @@ export class Path {
     let at = Math.min(this.announceAt, this.assessAt)
     if (this.error !== 0 && this.#errorAt < at) at = this.#errorAt
     if (this.forgetAt < at) at = this.forgetAt
+    if (this.tryAt < at) at = this.tryAt
     if (this.mtuEnabled && this.usable && this.mtu.nextAt < at) at = this.mtu.nextAt
     return at
   }

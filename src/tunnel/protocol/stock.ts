@@ -47,8 +47,7 @@ export class StockWatch {
     else if (Number.isNaN(watch.unansweredSince) && this.#sent(path) - watch.sentThen >= LEAST_SENT)
       watch.unansweredSince = now
     if (now >= watch.unansweredSince + K.STOCK_SILENCE && now >= watch.checkAt) this.#check(peer, path, now)
-    if (!path.usable) path.assessAt = now + K.STOCK_REVIVE
-    else if (now < peer.busyUntil || watch.checks > 0) path.assessAt = now + K.STOCK_LOOK
+    if (path.usable && (now < peer.busyUntil || watch.checks > 0)) path.assessAt = now + K.STOCK_LOOK
   }
 
   /** A message of a handshake came on the path. */

@@ -189,6 +189,8 @@ export interface Socket {
   endpoint: Endpoint
   /** The link below; `outward` is the way that leaves this node. Undefined: the other end's link decides. */
   link?: Link
+  /** errno with which the kernel refuses to send on it; 0: it does not. */
+  refuses?: () => number
 }
 
 export class Node {
@@ -441,11 +443,18 @@ export class Node {
     }
   }
 
-  #emit(entry: Slot, sealed: Sealed): void {
+  /** False where the kernel refuses. */
+  #emit(entry: Slot, sealed: Sealed): boolean {
+    const errno = this.sockets[entry.socket]!.refuses?.() ?? 0
+    if (errno > 0) {
+      this.machine.pathError(this.slots.indexOf(entry), errno, this.world.now)
+      return false
+    }
     entry.lastSentAt = this.world.now
     entry.sentPackets++
     entry.sentBytes += sealed.size
     this.#transmit(entry.socket, entry.remote, sealed)
+    return true
   }
 
   #transmit(socket: number, to: Endpoint, datagram: Datagram): number {
@@ -538,8 +547,7 @@ export class Node {
           for (const item of this.#ring) {
             if (item.slot !== from || item.datagram.counter <= after) continue
             if (world.now - item.at > within) continue
-            this.#emit(target, item.datagram)
-            target.sentPackets--
+            if (this.#emit(target, item.datagram)) target.sentPackets--
             item.slot = to
             item.at = world.now
             count++
@@ -563,8 +571,7 @@ export class Node {
           if (session === undefined || entry.closed) return -1
           const kind = body.length === 0 ? 'keepalive' : 'control'
           const sealed = this.#seal(session, entry, kind, body.slice(), body.length + 62)
-          this.#emit(entry, sealed)
-          return sealed.counter
+          return this.#emit(entry, sealed) ? sealed.counter : -1
         },
       },
     }

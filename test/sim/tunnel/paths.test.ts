@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { EMSGSIZE } from '../../../src/core/errno.ts'
+import { EACCES, EINVAL, EMSGSIZE, ENETUNREACH, EPERM } from '../../../src/core/errno.ts'
+import { TokenBucket } from '../../../src/core/token-bucket.ts'
+import { CloseReason } from '../../../src/tunnel/protocol/api.ts'
 import { endpoint, Link, Node, Pair, type Way, World } from './harness.ts'
 
 /** Longest pause between arrivals after `from`. */
@@ -382,6 +384,51 @@ test('UP-37: a datagram that the kernel refuses as too big: the path stays, its 
   assert.ok(!pair.host.states(1).includes('down'))
 })
 
+/** From now on the host's kernel sends nothing over its first access. Returns the ms until that path was given up as one that cannot send. */
+function refused(pair: Pair, errno: number): number {
+  const at = pair.world.now
+  pair.host.sockets[0]!.refuses = () => errno
+  pair.world.run(2000)
+  const down = pair.host.all('path').find(({ path }) => path.pathId === 1 && path.state.name === 'down')
+  const state = down?.path.state
+  assert.ok(state?.name === 'down' && state.reason === CloseReason.error, JSON.stringify(state))
+  return state.since - at
+}
+
+for (const [what, errno, most] of [
+  ['a packet filter of this machine drops them', EPERM, 100],
+  ['a route leads to `blackhole`', EINVAL, 100],
+  ['a route leads to `prohibit`', EACCES, 45],
+  ['no route is left', ENETUNREACH, 45],
+] as const)
+  for (const flow of [download, upload])
+    test(`issue 10: datagrams do not leave, ${what}: the path is left within ${most} ms, under ${flow.name}`, () => {
+      const pair = new Pair().connect()
+      pair.world.run(6000)
+      const { received } = flow === download ? pair.host : pair.anchor
+      const sent = flow === download ? download(pair, 5, 3000) : upload(pair, 5, 3000)
+      pair.world.run(1000)
+      const ms = refused(pair, errno)
+      assert.ok(ms <= most, `${ms}`)
+      pair.world.run(1000)
+      complete(received, sent.sent)
+      delete pair.host.sockets[0]!.refuses
+      pair.world.run(6000)
+      assert.equal(pair.host.usable(pair.anchorPeer).length, 2, 'and it comes back')
+    })
+
+test('issue 10: a packet filter of this machine lets 25 datagrams a second pass: the path stays', () => {
+  const pair = new Pair().connect([0])
+  pair.world.run(6000)
+  upload(pair, 2, 10_000)
+  const limit = new TokenBucket(25, 5)
+  pair.host.sockets[0]!.refuses = () => (limit.take(pair.world.now) ? 0 : EPERM)
+  pair.world.run(10_000)
+  const passed = pair.anchor.received.length
+  assert.ok(passed > 100 && passed < 400, `${passed}`)
+  assert.ok(!pair.host.states(1).includes('down'), pair.host.states(1).join())
+})
+
 test('a rekey under traffic on both paths loses nothing', () => {
   const pair = new Pair({ links: [{ jitter: 8, loss: 0 }, { delay: 40 }] }).connect()
   let n = 0
@@ -591,6 +638,26 @@ for (const direction of ['both', 'up', 'downlink'] as const)
     pair.links[0].mend()
     pair.world.run(20_000)
     assert.equal(pair.host.usable(pair.anchorPeer).length, 2, 'and the path is back')
+  })
+
+for (const errno of [EPERM, ENETUNREACH])
+  test(`issue 10: datagrams to a stock peer do not leave (errno ${errno}): another path is taken at once, and the first comes back; the only one is kept`, () => {
+    const pair = new Pair(STOCK).connect()
+    requests(pair, 20, 3000)
+    pair.world.run(1000)
+    const ms = refused(pair, errno)
+    assert.ok(ms <= 100, `${ms}`)
+    assert.ok(pair.world.now - pair.host.received.at(-1)!.at < 100, 'answers come again')
+    delete pair.host.sockets[0]!.refuses
+    pair.world.run(20_000)
+    assert.equal(pair.host.usable(pair.anchorPeer).length, 2)
+    const alone = new Pair(STOCK).connect([0])
+    requests(alone, 20, 2000)
+    alone.host.sockets[0]!.refuses = () => errno
+    alone.world.run(1000)
+    delete alone.host.sockets[0]!.refuses
+    alone.world.run(500)
+    assert.ok(alone.world.now - alone.host.received.at(-1)!.at < 100)
   })
 
 test('traffic that expects no answer from a stock peer costs a handshake each five seconds, no path', () => {
