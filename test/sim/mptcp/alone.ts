@@ -25,10 +25,13 @@ export interface Fields {
   readonly options?: readonly MptcpOption[]
   readonly sack?: readonly Block[]
   readonly payload?: Uint8Array
+  readonly window?: number
   /** A SYN that offers no SACK. */
   readonly plain?: boolean
   /** A SYN with MPTCP's options alone. */
   readonly bare?: boolean
+  /** Of a SYN; -1: none. */
+  readonly scale?: number
 }
 
 export class Alone {

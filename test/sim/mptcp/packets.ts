@@ -20,6 +20,8 @@ export interface Forged {
   readonly plain?: boolean
   /** A SYN with MPTCP's options alone. */
   readonly bare?: boolean
+  /** Of the window, in a SYN; -1: none. */
+  readonly scale?: number
 }
 
 export function forge({
@@ -33,9 +35,10 @@ export function forge({
   window = 1000,
   plain = false,
   bare = false,
+  scale = 7,
 }: Forged): Uint8Array {
   const writer = new OptionWriter()
-  if ((flags & TcpFlag.SYN) !== 0 && !bare) writer.syn({ mss: 1460, scale: 7, sackPermitted: !plain })
+  if ((flags & TcpFlag.SYN) !== 0 && !bare) writer.syn({ mss: 1460, scale, sackPermitted: !plain })
   for (const option of options) writer.mptcp(option)
   writer.sack(sack, (edge) => edge)
   const segment: OutSegment = {

@@ -187,3 +187,74 @@ test('MP-17: the reset of a host behind ends its connection, also of one that ha
     assert.notEqual(router.machine.connections[0], connection)
   }
 })
+
+test('RFC 5961: a segment of a host behind counts inside the windows, to the byte', () => {
+  const WINDOW = 1000 * 128
+  const LEAST = 65_536
+  // 100 bytes went out, of which the peer has 50; 10 came, which the host acknowledges.
+  const underWay = () => {
+    const all = established()
+    const { router, host, connection } = all
+    router.forward(OUT, host, ACK, { seq: 101, ack: 501, payload: new Uint8Array(100) })
+    const dss = (dsn: number, map: boolean) => ({
+      ...{ type: 'dss' as const, dataFin: false, ack: dsnAt(connection.localKey, dsn) },
+      ...(map && { map: { dsn: dsnAt(connection.remoteKey!, 1), ssn: 1, length: 10 } }),
+    })
+    const payload = new Uint8Array(10)
+    router.forward(IN, back(host), ACK, { seq: 501, ack: 151, options: [dss(51, true)], payload })
+    assert.deepEqual([connection.dataUna, connection.sndMax, connection.rcvMax], [51, 101, 11])
+    return all
+  }
+  // What counts is heard by the peer: its bytes are acknowledged.
+  for (const [at, counts, { flags = ACK, length = 0, ack = 11 } = {}] of [
+    [101, true],
+    [51 - WINDOW, true],
+    [50 - WINDOW, false],
+    [50 - WINDOW, true, { length: 1 }],
+    [49 - WINDOW, false, { length: 1 }],
+    [49 - WINDOW, false, { flags: ACK | FIN }],
+    [51 + WINDOW, true],
+    [52 + WINDOW, false],
+    [101, true, { ack: 12 }],
+    [101, false, { ack: 13 }],
+    [101, true, { ack: 1 - WINDOW - LEAST }],
+    [101, false, { ack: -WINDOW - LEAST }],
+  ] as readonly (readonly [number, boolean, { flags?: number; length?: number; ack?: number }?])[]) {
+    const { router, host } = underWay()
+    const payload = length === 0 ? {} : { payload: new Uint8Array(length) }
+    const sent = router.forward(OUT, host, flags, { seq: 100 + at, ack: 500 + ack, ...payload })!
+    const what = JSON.stringify([at, flags, length, ack])
+    assert.equal(
+      sent.some(({ to }) => to === 'wire'),
+      counts,
+      what,
+    )
+  }
+  // A reset counts from what the peer has not acknowledged to what was sent, with the FIN.
+  for (const fin of [false, true])
+    for (const [at, counts] of [
+      [50, false],
+      [51, true],
+      [101, true],
+      [102, fin],
+      [103, false],
+    ] as const) {
+      const { router, host, connection } = underWay()
+      if (fin) router.forward(OUT, host, ACK | FIN, { seq: 201, ack: 511 })
+      router.forward(OUT, host, RST, { seq: 100 + at })
+      assert.equal(connection.state === 'closed', counts, `${at}, ${fin}`)
+    }
+})
+
+test('MP-15: a host behind whose SYN/ACK was lost on its side sends its SYN again, and gets it again', () => {
+  const router = new Alone()
+  const host = from(2, 1000)
+  const options = [{ ...CAPABLE, key: new Uint8Array(8).fill(7) }]
+  const answer = { seq: 500, ack: 101, options }
+  router.forward(OUT, host, SYN, { seq: 100 })
+  router.forward(IN, back(host), SYN | ACK, answer)
+  const [again] = router.forward(OUT, host, SYN, { seq: 100 })!
+  assert.deepEqual([again!.to, again!.seq, again!.flags], ['wire', 100, SYN])
+  const [given] = router.forward(IN, back(host), SYN | ACK, answer)!
+  assert.deepEqual([given!.to, given!.seq, given!.ack], ['local', 500, 101])
+})
