@@ -32,6 +32,8 @@ export interface Fields {
   readonly bare?: boolean
   /** Of a SYN; -1: none. */
   readonly scale?: number
+  readonly mss?: number
+  readonly md5?: boolean
 }
 
 export class Alone {
@@ -96,9 +98,14 @@ export function back({ local, localPort, remote, remotePort }: Tuple): Tuple {
 
 /** The options of MPTCP that a segment carries. */
 export function optionsOf(out: OutSegment): readonly MptcpOption[] {
+  return [...segmentOf(out).mptcp]
+}
+
+/** Without its payload. */
+export function segmentOf(out: OutSegment): Segment {
   const packet = packetOf({ ...out, payload: undefined }, new Uint8Array(0))
   const segment = new Segment()
   const view = new DataView(packet.buffer, packet.byteOffset)
   assert.ok(segment.read(view, packet, 0, packet.length, out.to === 'wire'))
-  return [...segment.mptcp]
+  return segment
 }

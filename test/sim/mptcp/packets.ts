@@ -22,6 +22,10 @@ export interface Forged {
   readonly bare?: boolean
   /** Of the window, in a SYN; -1: none. */
   readonly scale?: number
+  /** Of a SYN; 0: none. */
+  readonly mss?: number
+  /** A SYN with an option of TCP-MD5 in place of its MSS. */
+  readonly md5?: boolean
 }
 
 export function forge({
@@ -36,9 +40,11 @@ export function forge({
   plain = false,
   bare = false,
   scale = 7,
+  mss = 1460,
+  md5 = false,
 }: Forged): Uint8Array {
   const writer = new OptionWriter()
-  if ((flags & TcpFlag.SYN) !== 0 && !bare) writer.syn({ mss: 1460, scale, sackPermitted: !plain })
+  if ((flags & TcpFlag.SYN) !== 0 && !bare) writer.syn({ mss, scale, sackPermitted: !plain })
   for (const option of options) writer.mptcp(option)
   writer.sack(sack, (edge) => edge)
   const segment: OutSegment = {
@@ -53,5 +59,7 @@ export function forge({
     access: undefined,
     segmentSize: 0xffff,
   }
-  return packetOf(segment, new Uint8Array(0)).slice()
+  const packet = packetOf(segment, new Uint8Array(0)).slice()
+  if (md5) packet[packet.length - (payload?.length ?? 0) - segment.options.length] = 19
+  return packet
 }
