@@ -360,14 +360,14 @@ test('RFC 6298 §3: the round trip of a join is that of a SYN that was sent once
 })
 
 test('MP-56: with nothing left the third packet is followed by REMOVE_ADDR, and by a DATA_ACK only where the new subflow is a backup', () => {
-  for (const backup of [false, true]) {
-    const opened = new Opened().open()
-    opened.machine.setAccesses([{ ...ACCESSES[1]!, backup }], 0)
+  for (const multipath of [false, true]) {
+    const opened = new Opened({ multipath }).open()
+    opened.machine.setAccesses(ACCESSES.slice(1), 0)
     const subflow = opened.connection.subflows.at(-1)!
     opened.sent()
     const sent = opened.accept(subflow, { half: true })
     const types = sent.map((out) => optionsOf(out).map(({ type }) => type))
-    assert.deepEqual(types, [['join-ack'], backup ? ['dss', 'remove-addr'] : ['remove-addr']])
+    assert.deepEqual(types, [['join-ack'], multipath ? ['remove-addr'] : ['dss', 'remove-addr']])
     assert.deepEqual(optionsOf(sent[1]!).at(-1), { type: 'remove-addr', ids: [0] })
   }
   const beside = new Opened().open(ACCESSES)
