@@ -1,6 +1,6 @@
 /** The certificate that an anchor shows over WebSockets: the one that it is given, or one of its own, and what pins it. */
 import { X509Certificate } from 'node:crypto'
-import { ensureCertificate, readCertificate } from '../mechanism/certificate.ts'
+import { checkCertificate, ensureCertificate, readCertificate } from '../mechanism/certificate.ts'
 import type { Files } from '../mechanism/services.ts'
 import { pinOf } from '../tunnel/carrier/client.ts'
 import type { AnchorSettings } from './config.ts'
@@ -23,6 +23,7 @@ export function certificateOf(
   const keyFile = isOwn || key === undefined ? files.file('websocket.key') : files.resolve(key)
   if (isOwn) ensureCertificate(certFile, keyFile, new URL(url).hostname)
   const tls = readCertificate(certFile, plain ? certFile : keyFile, '[anchor.websocket]')
+  if (!plain) checkCertificate(tls, certFile, keyFile)
   return {
     ...(!plain && { tls }),
     ...((pin ?? isOwn) && { pin: pinOf(new X509Certificate(tls.cert).raw) }),

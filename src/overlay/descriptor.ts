@@ -84,6 +84,7 @@ function composeNode(config: OverlayConfig, services: Services): NodeService {
   const credentials = credentialsOf(login)
   const keys = () => pushKeys(files.file(PUSH_KEYS_FILE))
   const lease = readLease(files.file(LEASE_FILE))
+  const onLost = (message: string) => recorder.log('warn', message)
   return new NodeService(
     {
       monitor: services.accesses,
@@ -128,8 +129,8 @@ function composeNode(config: OverlayConfig, services: Services): NodeService {
       privateKey: keyIn(login.private_key),
       credentials,
       coordinator: must(parseHostPort(login.coordinator)),
-      known: readPeers(files.file(PEERS_FILE)),
-      kept: readPairs(files.file(PAIRS_FILE)),
+      known: readPeers(files.file(PEERS_FILE), onLost),
+      kept: readPairs(files.file(PAIRS_FILE), onLost),
       mark: ledger.overlay.mark,
       accesses: config.overlay?.accesses ?? ['*'],
       ...(config.overlay?.notifications === true && {

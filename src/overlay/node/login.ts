@@ -13,6 +13,7 @@ import { refuseExposed, writeAtomic, writeSecret } from '../../mechanism/files.t
 import { parseHostPort } from '../../mechanism/schema.ts'
 import type { Credentials } from '../machine/api.ts'
 import { type KeptPair, MAX_PLACES } from '../machine/memory.ts'
+import { leaseCodec } from '../wire/lease.ts'
 import { isFullName } from '../wire/message.ts'
 import type { NodePeer } from './protocol.ts'
 
@@ -57,7 +58,7 @@ export function readLogin(path: string): Login | undefined {
   try {
     return login.parse(JSON.parse(readFileSync(path, 'utf8')))
   } catch (error) {
-    throw new GodwitError('LOGIN_INVALID', `${path} is damaged: ${(error as Error).message.split('\n')[0]}`, {
+    throw new GodwitError('LOGIN_INVALID', `${path} is damaged: ${why(error)}`, {
       kind: 'usage',
       cause: error,
       hint: `remove it (sudo rm ${path}) and log in again: sudo godwit overlay login ACCOUNT --server URL --replace`,
@@ -94,10 +95,11 @@ export function keyText(bytes: Uint8Array): string {
   return encodeKey(bytes)
 }
 
+/** Undefined too if it is damaged: the coordinator gives another one, with the same addresses. */
 export function readLease(path: string): Uint8Array | undefined {
   if (!existsSync(path)) return undefined
   const bytes = new Uint8Array(Buffer.from(readFileSync(path, 'utf8').trim(), 'base64'))
-  return bytes.length === 0 ? undefined : bytes
+  return leaseCodec.decode(bytes).ok ? bytes : undefined
 }
 
 export function writeLease(path: string, lease: Uint8Array): void {
@@ -106,8 +108,11 @@ export function writeLease(path: string, lease: Uint8Array): void {
 
 const peers = z.array(z.object({ name: z.string(), v6: z.string(), v4: z.string().optional() }))
 
+/** Called with what is lost, and why. */
+type Lost = (message: string) => void
+
 /** Peers met, the last first; a file that cannot be read is none. */
-export function readPeers(path: string): NodePeer[] {
+export function readPeers(path: string, onLost: Lost): NodePeer[] {
   if (!existsSync(path)) return []
   try {
     return peers.parse(JSON.parse(readFileSync(path, 'utf8'))).flatMap(({ name, v6, v4 }) => {
@@ -118,7 +123,10 @@ export function readPeers(path: string): NodePeer[] {
         { name, v6: six.value, ...(four?.ok === true && four.value.length === 4 && { v4: four.value }) },
       ]
     })
-  } catch {
+  } catch (error) {
+    onLost(
+      `${path} is damaged, and begun anew; peers are known again when their names are asked for: ${why(error)}`,
+    )
     return []
   }
 }
@@ -142,7 +150,7 @@ const pairs = z.array(
 )
 
 /** Pairs kept, the one used last first; a file that cannot be read, or that others can, is none. */
-export function readPairs(path: string): KeptPair[] {
+export function readPairs(path: string, onLost: Lost): KeptPair[] {
   if (!existsSync(path)) return []
   try {
     refuseExposed(path)
@@ -157,9 +165,16 @@ export function readPairs(path: string): KeptPair[] {
         return place.ok && address?.ok === true ? [{ address: address.value, port: place.value.port }] : []
       }),
     }))
-  } catch {
+  } catch (error) {
+    onLost(
+      `${path} is of no use, and begun anew; peers are found with the coordinator alone until they have met again: ${why(error)}`,
+    )
     return []
   }
+}
+
+function why(error: unknown): string {
+  return (error as Error).message.split('\n')[0]!
 }
 
 export function writePairs(path: string, list: readonly KeptPair[]): void {

@@ -1,6 +1,6 @@
 /** The parts of a zone's servers that are the same beside the coordinator and apart from it. */
 import { X509Certificate } from 'node:crypto'
-import { ensureCertificate, readCertificate } from '../../mechanism/certificate.ts'
+import { checkCertificate, ensureCertificate, readCertificate } from '../../mechanism/certificate.ts'
 import { pinOf } from '../../tunnel/carrier/client.ts'
 import type { PushSender } from '../push/sender.ts'
 import type { CertifiedServer } from '../wire/message.ts'
@@ -90,7 +90,9 @@ export function certificateOf(settings: Pick<AnySettings, 'host'>, file: (name: 
   const cert = file(CERTIFICATE_FILES.cert)
   const key = file(CERTIFICATE_FILES.key)
   ensureCertificate(cert, key, settings.host)
-  return readCertificate(cert, key, 'certificate of the account server')
+  const files = readCertificate(cert, key, 'certificate of the account server')
+  checkCertificate(files, cert, key)
+  return files
 }
 
 /** The pin for nodes (`--pin`): SHA-256 of the certificate, base64. Creates the certificate if there is none. */

@@ -44,6 +44,9 @@ import { ZoneFinder } from './zone-finder.ts'
 /** An idle coordinator, too, ends when another one has its database (ms). */
 const LOOK_MS = 1000
 
+const OLDER =
+  'overlay.db is older than what was last assigned: a copy from before, or its log (overlay.db-wal) is gone. Devices that logged in since have to log in again; accounts made since have to be added again'
+
 export class OverlayServers {
   readonly #init: RoleParts<ServerSettings>
   readonly #clock = new RealClock()
@@ -111,6 +114,7 @@ export class OverlayServers {
     const coordinatorKey = keyOf(settings.coordinator_key)
     const store = new Store(storeOf(settings, file))
     this.#store = store
+    if (store.isOlder) log('warn', OLDER)
     this.#watch = watchStore(store, log)
     const onEnd = (error: GodwitError | undefined) => {
       if (error !== undefined) this.#failed(error)

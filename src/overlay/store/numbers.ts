@@ -17,6 +17,8 @@ export class Numbers {
   readonly #floor: number
   /** In the file. */
   #recorded: number
+  /** The file recorded more than the database. */
+  readonly wereMore: boolean
 
   /** `next` and `reserved` as the database has them; both 1 for a new one. */
   constructor(file: string, next: number, reserved: number) {
@@ -24,8 +26,11 @@ export class Numbers {
     const kept = readReserved(file)
     this.#next = kept !== undefined && kept > reserved ? kept : next
     this.#floor = this.#next
+    this.wereMore = kept !== undefined && kept > reserved
     this.#recorded = kept ?? 1
     this.#reserved = Math.max(this.#recorded, reserved)
+    // From now on it shows that there was a database.
+    if (kept === undefined) this.#record(this.#reserved)
   }
 
   /** As the database has them now: another coordinator has given out some. What this file recorded was read at the start. */

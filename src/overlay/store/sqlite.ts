@@ -165,6 +165,8 @@ function failure(file: string, error: unknown, damaged: string): GodwitError {
     ? damaged
     : /full/.test(message)
       ? 'make room on its disk'
-      : 'is it a database of godwit, on a local file system, that this user may write?'
+      : /I\/O error/.test(message)
+        ? 'its disk is full, or fails (dmesg)'
+        : 'is it a database of godwit, on a local file system, that this user may write?'
   return new GodwitError('STORE_FAILED', `${file}: ${message}`, { op: 'database', hint, cause: error })
 }

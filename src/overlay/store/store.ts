@@ -157,16 +157,27 @@ export interface StoreInit {
 }
 
 /**
- * A file of no bytes is what a full disk or a power cut leaves of a database, and SQLite takes it for a new one: every login would be
- * gone without a word. That numbers were assigned shows that it is none.
+ * SQLite takes a file of no bytes for a new database, removes the log of one that is not there, and reads one whose log is gone as it was
+ * before: every login would be gone without a word. That the file of numbers is there, or a log, shows that the database is not new.
  */
-function refuseEmptied(file: string): void {
+function refuseLost(file: string, database?: Database): void {
   const sizeOf = (path: string) => statSync(path, { throwIfNoEntry: false })?.size
-  if (sizeOf(file) !== 0 || (sizeOf(`${file}-wal`) ?? 0) > 0 || sizeOf(`${file}.numbers`) === undefined)
-    return
-  throw new GodwitError('STORE_FAILED', `${file} is empty: its accounts and logins are lost`, {
+  const log = `${file}-wal`
+  const hasLog = (sizeOf(log) ?? 0) > 0
+  const wasThere = sizeOf(`${file}.numbers`) !== undefined
+  const size = sizeOf(file)
+  if (database !== undefined) {
+    if (wasThere && database.prepare('SELECT 1 FROM sqlite_master').get() == null)
+      throw lost(`${file} has no accounts: they were in ${log}, which is gone or damaged`)
+  } else if (size === 0 && (hasLog || wasThere))
+    throw lost(`${file} is empty: its accounts and logins are lost`)
+  else if (size === undefined && hasLog) throw lost(`${file} is gone, and its log ${log} is there`)
+}
+
+function lost(message: string): GodwitError {
+  return new GodwitError('STORE_FAILED', message, {
     op: 'open',
-    hint: 'put a copy of it back, or remove it to begin again: addresses stay, accounts and logins do not',
+    hint: 'put a copy of it back, or remove it and its log (-wal, -shm) to begin again: addresses stay, accounts and logins do not',
   })
 }
 
@@ -196,8 +207,10 @@ export class Store implements Directory {
   constructor({ file, driver, remote, notesChanges, wall = seconds }: StoreInit) {
     this.#wall = wall
     this.#isShared = remote?.holds === 'shared'
-    if (remote === undefined) refuseEmptied(file)
+    if (remote === undefined) refuseLost(file)
+    const isNew = statSync(file, { throwIfNoEntry: false }) === undefined
     this.#database = openDatabase(file, driver, remote && COPY)
+    if (remote === undefined && !isNew) this.#opened(() => refuseLost(file, this.#database))
     for (const statement of SCHEMA.split(';')) if (statement.trim() !== '') this.#database.exec(statement)
     this.#addColumn('nodes', 'expires', 'INTEGER')
     this.#addColumn('accounts', 'id', 'TEXT')
@@ -218,15 +231,25 @@ export class Store implements Directory {
       this.#meta('reserved') ?? 1,
     )
     this.#serial = this.#meta('serial') ?? 0
+    if (remote === undefined) this.#moveLog()
   }
 
-  #replica(file: string, driver: Driver | undefined, remote: RemoteInit): Replica {
+  #opened<T>(use: () => T): T {
     try {
-      return new Replica(this.#database, file, driver, remote)
+      return use()
     } catch (error) {
       this.#database.close()
       throw error
     }
+  }
+
+  /** What is in the log goes into the database, as far as no other connection needs it there: a copy of the one file lacks little. */
+  #moveLog(): void {
+    this.#database.prepare('PRAGMA wal_checkpoint(PASSIVE)').get()
+  }
+
+  #replica(file: string, driver: Driver | undefined, remote: RemoteInit): Replica {
+    return this.#opened(() => new Replica(this.#database, file, driver, remote))
   }
 
   /** Databases of before lack it. */
@@ -279,6 +302,11 @@ export class Store implements Directory {
   /** Whether PostgreSQL cannot be reached: look-ups are answered by the working copy, and `commit` fails at once. */
   get isAway(): boolean {
     return this.#remote?.isAway === true
+  }
+
+  /** More numbers were assigned when it was opened than it knows: it is a copy from before, or its log is gone. */
+  get isOlder(): boolean {
+    return this.#remote === undefined && this.#numbers.wereMore
   }
 
   /** Of PostgreSQL; undefined: the state is in SQLite. */
@@ -351,6 +379,7 @@ export class Store implements Directory {
   close(): void {
     try {
       this.commit()
+      if (this.#remote === undefined) this.#moveLog()
     } finally {
       this.#remote?.close()
       this.#database.close()

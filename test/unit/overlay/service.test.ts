@@ -8,17 +8,27 @@ import {
   rmSync,
   statSync,
   symlinkSync,
+  truncateSync,
   writeFileSync,
 } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
-import { readPairs, writePairs } from '../../../src/overlay/node/login.ts'
+import { encoded } from '../../../src/core/codec.ts'
+import {
+  readLease,
+  readPairs,
+  readPeers,
+  writeLease,
+  writePairs,
+  writePeers,
+} from '../../../src/overlay/node/login.ts'
 import { NodeNames } from '../../../src/overlay/node/names.ts'
 import type { NodeEvent, NodePeer } from '../../../src/overlay/node/protocol.ts'
 import { ResolvConf } from '../../../src/overlay/node/resolv-conf.ts'
 import { type NodeComponents, type NodeInit, NodeService } from '../../../src/overlay/node/service.ts'
+import { leaseCodec } from '../../../src/overlay/wire/lease.ts'
 import type { EngineWorkerEvents } from '../../../src/tunnel/engine/worker.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'godwit-service-'))
@@ -275,7 +285,9 @@ test('issue 9: a daemon that stops while it registers its name server leaves no 
   assert.equal(readFileSync(path, 'utf8'), 'nameserver 192.0.2.53\n')
 })
 
-test('issue 13: pairs are kept for their owner alone, and read as they were; a file that is damaged or that others can read is none', () => {
+test('issue 13: pairs are kept for their owner alone, and read as they were; a file that is damaged or that others can read is none, and that is said', () => {
+  const lost: string[] = []
+  const onLost = (message: string) => lost.push(message)
   const path = join(folder, 'pairs.json')
   const pair = (n: number, more: object = {}) => ({
     ...{
@@ -292,11 +304,40 @@ test('issue 13: pairs are kept for their owner alone, and read as they were; a f
   const all = [pair(1), pair(2, { zoneKey: new Uint8Array(32).fill(9) })]
   writePairs(path, all)
   assert.equal(statSync(path).mode & 0o777, 0o600)
-  assert.deepEqual(readPairs(path), all)
+  assert.deepEqual(readPairs(path, onLost), all)
   chmodSync(path, 0o644)
-  assert.deepEqual(readPairs(path), [])
+  assert.deepEqual(readPairs(path, onLost), [])
   writeFileSync(path, '[{"name": "x"}]', { mode: 0o600 })
   chmodSync(path, 0o600)
-  assert.deepEqual(readPairs(path), [])
-  assert.deepEqual(readPairs(join(folder, 'none.json')), [])
+  assert.deepEqual(readPairs(path, onLost), [])
+  assert.deepEqual(readPairs(join(folder, 'none.json'), onLost), [])
+  assert.equal(lost.length, 2)
+  assert.match(lost[0]!, /pairs\.json is of no use, .*others can read it/)
+  assert.match(lost[1]!, /pairs\.json is of no use/)
+})
+
+test('issue 13: a half-written list of peers is said, and half a lease is none', () => {
+  const lost: string[] = []
+  const path = join(folder, 'peers.json')
+  const peers = [{ name: 'bob.test.example', v6: new Uint8Array(16).fill(0xfd) }]
+  writePeers(path, peers)
+  assert.deepEqual(readPeers(path, assert.fail), peers)
+  truncateSync(path, 20)
+  assert.deepEqual(
+    readPeers(path, (message) => lost.push(message)),
+    [],
+  )
+  assert.match(lost.join(), /peers\.json is damaged, and begun anew; .*: /)
+  const lease = encoded(leaseCodec, {
+    ...{ serial: 1, notBefore: 1, notAfter: 2, publicKey: new Uint8Array(32), name: 'bob.test.example' },
+    ...{ v6: new Uint8Array(16).fill(0xfd), signature: new Uint8Array(64) },
+  })
+  const file = join(folder, 'lease')
+  writeLease(file, lease)
+  assert.deepEqual(readLease(file), lease)
+  for (const length of [0, 1, 40, 100]) {
+    truncateSync(file, length)
+    assert.equal(readLease(file), undefined)
+    writeLease(file, lease)
+  }
 })

@@ -420,6 +420,77 @@ for (const driver of drivers()) {
     assert.ok(again.account('alice'))
     again.close()
   })
+
+  test(`NT-16: ${driver.name}: a database without its log, or a log without its database, is not taken for a new one`, () => {
+    const file = join(folder, `${driver.name.replace(':', '-')}-parted.db`)
+    const store = new Store({ file, driver })
+    store.putAccount(account('alice'))
+    store.commit()
+    // As a kill leaves them.
+    const [main, log] = [readFileSync(file), readFileSync(`${file}-wal`)]
+    store.close()
+    let n = 0
+    const opened = (database: Uint8Array | undefined, wal: Uint8Array | undefined) => {
+      const copy = `${file}.${n++}`
+      copyFileSync(`${file}.numbers`, `${copy}.numbers`)
+      if (database !== undefined) writeFileSync(copy, database)
+      if (wal !== undefined) writeFileSync(`${copy}-wal`, wal)
+      return new Store({ file: copy, driver })
+    }
+    const refused = (message: RegExp, ...files: Parameters<typeof opened>) =>
+      assert.throws(
+        () => opened(...files),
+        (error: GodwitError) => {
+          assert.equal(error.code, 'STORE_FAILED')
+          assert.match(error.message, message)
+          assert.match(error.hint!, /put a copy of it back, or remove it and its log/)
+          return true
+        },
+      )
+    refused(/is gone, and its log .*-wal is there/, undefined, log)
+    refused(/is empty/, new Uint8Array(0), log)
+    refused(/is empty/, new Uint8Array(0), undefined)
+    // Of a database that was never opened again, all is in the log.
+    const bare = join(folder, `${driver.name.replace(':', '-')}-bare.db`)
+    const raw = driver.open(bare)
+    raw.prepare('PRAGMA journal_mode = WAL').get()
+    const header = readFileSync(bare)
+    raw.close()
+    refused(/has no accounts: they were in .*-wal/, header, undefined)
+    refused(/has no accounts/, header, log.subarray(0, 1000))
+    // What was there when it was opened is in the database itself.
+    for (const wal of [log, undefined, log.subarray(0, 1000)]) {
+      const whole = opened(main, wal)
+      assert.equal(whole.account('alice') !== undefined, wal === log)
+      whole.close()
+    }
+    const begunAnew = opened(undefined, undefined)
+    assert.deepEqual(begunAnew.accounts(), [])
+    begunAnew.close()
+  })
+
+  test(`NT-16: ${driver.name}: a database that is older than the numbers beside it says so`, () => {
+    const file = join(folder, `${driver.name.replace(':', '-')}-older.db`)
+    const of = () => new Store({ file, driver })
+    let store = of()
+    store.putAccount(account('alice'))
+    store.commit()
+    store.close()
+    store = of()
+    assert.equal(store.isOlder, false)
+    const before = readFileSync(file)
+    store.takeNumber()
+    store.commit()
+    store.close()
+    store = of()
+    assert.equal(store.isOlder, false)
+    store.close()
+    for (const end of ['-wal', '-shm']) rmSync(`${file}${end}`, { force: true })
+    writeFileSync(file, before)
+    store = of()
+    assert.equal(store.isOlder, true)
+    store.close()
+  })
 }
 
 test('a full disk: what was not written is not there, the next commit works again, and others are answered meanwhile', {
