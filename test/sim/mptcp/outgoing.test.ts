@@ -46,18 +46,24 @@ test('MP-15, RFC 8684 §3.1: SYN, third packet and first data have MP_CAPABLE: n
   assert.deepEqual(optionsOf(syn![0]!), [CAPABLE])
   assert.deepEqual(optionsOf(third![0]!), [keys])
   assert.deepEqual(optionsOf(opened.local(ACK, 1, 1)![0]!), [keys], 'again, while the peer may not have it')
-  const data = () => opened.local(ACK | PSH, 1, 1, 100)![0]!
-  assert.deepEqual(optionsOf(data()), [{ ...keys, dataLength: 100 }])
-  assert.deepEqual(optionsOf(data()), [{ ...keys, dataLength: 100 }], 'again')
+  const data = () => opened.local(ACK | PSH, 1, 1, 1)![0]!
+  assert.deepEqual(optionsOf(data()), [{ ...keys, dataLength: 1 }])
+  assert.deepEqual(optionsOf(data()), [{ ...keys, dataLength: 1 }], 'again')
   const ack = dsnAt(REMOTE, 1)
-  const [next] = opened.local(ACK | PSH, 101, 1, 50)!
-  const map = { dsn: dsnAt(opened.key, 101), ssn: 101, length: 50 }
-  assert.deepEqual(optionsOf(next!), [{ type: 'dss', dataFin: false, ack, map }])
   // The keys went with data; what comes after them is no third packet.
-  assert.deepEqual(optionsOf(opened.local(ACK, 151, 1)![0]!), [{ type: 'dss', dataFin: false, ack }])
+  assert.deepEqual(optionsOf(opened.local(ACK, 2, 1)![0]!), [{ type: 'dss', dataFin: false, ack }])
+  const [next] = opened.local(ACK | PSH, 2, 1, 50)!
+  const map = { dsn: dsnAt(opened.key, 2), ssn: 2, length: 50 }
+  assert.deepEqual(optionsOf(next!), [{ type: 'dss', dataFin: false, ack, map }])
   opened.peer(ACK, 1, { dataAck: 1 })
-  const first = { dsn: dsnAt(opened.key, 1), ssn: 1, length: 100 }
+  const first = { dsn: dsnAt(opened.key, 1), ssn: 1, length: 1 }
   assert.deepEqual(optionsOf(data()), [{ type: 'dss', dataFin: false, ack, map: first }])
+  // One that has nothing to say acknowledges with a DSS, too, once the peer is known to have the keys.
+  const quiet = new Opened().open()
+  quiet.peer(ACK | PSH, 1, { length: 10, map: [1, 1, 10] })
+  assert.deepEqual(optionsOf(quiet.local(ACK, 1, 11)![0]!), [
+    { type: 'dss', dataFin: false, ack: dsnAt(REMOTE, 11) },
+  ])
 })
 
 test('RFC 8684 §3.1: a peer that has sent ADD_ADDR has the keys: the connection is established, and its first data have a DSS', () => {
@@ -105,6 +111,7 @@ test('MP-41: a duplicate goes where something is unacknowledged, and where nothi
   served.peer(ACK, 1, { ...on, map: [1, 1, 10] })
   assert.deepEqual(wire(served.local(ACK, 1, 1)), [[4001, 1, 0, 1]])
   assert.deepEqual(wire(served.local(ACK, 1, 1)), [[4001, 1, 0, 1]])
+  assert.deepEqual(wire(served.local(ACK | PSH, 1, 1, 5)), [[4000, 1, 5, 1]], 'data are no duplicate')
   const none = two().served
   assert.deepEqual(wire(none.local(ACK, 1, 1)), [[4000, 1, 0, 1]])
 })
