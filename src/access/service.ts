@@ -10,6 +10,7 @@ import type { AccessStatus } from '../core/mechanism.ts'
 import { ClockWatch, type WatchedClock } from '../linux/clock.ts'
 import type { Guarded } from '../linux/guard.ts'
 import { Ledger, PROTOCOL } from '../linux/ledger.ts'
+import { KernelError } from '../linux/libc.ts'
 import type { Address, Route, Rtnl, RtnlEvent, RuleSpec } from '../linux/rtnetlink/types.ts'
 import type { Sysctls } from '../linux/sysctl.ts'
 import {
@@ -22,6 +23,7 @@ import {
   type UnusedInterface,
   type UsableInterface,
 } from './machine.ts'
+import { describeObstacle, type Obstacle, obstaclesOf } from './obstacles.ts'
 import { AccessRouting } from './routing.ts'
 
 export interface AccessMonitorComponents {
@@ -78,6 +80,9 @@ export class AccessMonitor {
   readonly #watch: ClockWatch
   readonly #machine: AccessMachine<Route>
   readonly #routing: AccessRouting | undefined
+  readonly #ledger: Ledger
+  /** By access: what other programs have put before our rules. */
+  #obstacles: ReadonlyMap<string, readonly Obstacle[]> = new Map()
   readonly #report: (message: string) => void
   readonly #listeners = new Set<AccessListener>()
   readonly #protect: AccessMonitorComponents['protect']
@@ -102,13 +107,9 @@ export class AccessMonitor {
     this.#protect = components.protect
     this.#routers = init.routing === 'on demand' ? 0 : 1
     this.#machine = new AccessMachine(init)
+    this.#ledger = init.ledger ?? new Ledger()
     if (init.routing !== false)
-      this.#routing = new AccessRouting(
-        components.rtnl,
-        init.ledger ?? new Ledger(),
-        this.#report,
-        components.sysctls,
-      )
+      this.#routing = new AccessRouting(components.rtnl, this.#ledger, this.#report, components.sysctls)
   }
 
   /**
@@ -217,6 +218,7 @@ export class AccessMonitor {
   status(): AccessStatus[] {
     const accesses: AccessStatus[] = this.#machine.accesses().map((access) => {
       const { rttMs, loss } = this.#machine.quality(access.name)
+      const obstacles = this.obstacles(access.name).map(describeObstacle)
       return {
         name: access.name,
         state: access.state,
@@ -224,10 +226,16 @@ export class AccessMonitor {
         rtt_ms: Number.isFinite(rttMs) ? rttMs : null,
         loss: Number.isFinite(loss) ? loss : null,
         reason: access.reason,
+        ...(obstacles.length > 0 && { obstacle: obstacles.join('; ') }),
         ...this.#details.get(access.name),
       }
     })
     return this.#linkUsers === 0 ? accesses : accesses.concat(this.#linksBeside(accesses))
+  }
+
+  /** What other programs have put before our rules that stops what leaves over an access. */
+  obstacles(name: string): readonly Obstacle[] {
+    return this.#obstacles.get(name) ?? []
   }
 
   /** Interfaces that are no accesses, and why. */
@@ -361,7 +369,10 @@ export class AccessMonitor {
     } else this.#machine.handleEvent(event, now)
     this.#attempt(() => this.#settle(false))
     // Our own tables change because of us.
-    if ('route' in event && !this.#machine.follows(event.route.table)) return
+    if ('route' in event && !this.#machine.follows(event.route.table)) {
+      if (event.route.dev === undefined && event.route.protocol !== PROTOCOL) this.#readSoon()
+      return
+    }
     this.#changed()
     this.#readSoon()
   }
@@ -384,7 +395,39 @@ export class AccessMonitor {
     }
     this.#machine.handleSnapshot(snapshot, this.#clock.now())
     this.#settle(true)
+    this.#lookForObstacles()
     this.#changed()
+  }
+
+  /** What is new is reported, once for all accesses that it stops. */
+  #lookForObstacles(): void {
+    const known = new Set([...this.#obstacles.values()].flat().map(({ what }) => what))
+    const found = new Map<string, readonly Obstacle[]>()
+    const stopped = new Map<string, { readonly obstacle: Obstacle; readonly names: string[] }>()
+    for (const access of this.#machine.accesses()) {
+      if (access.state === 'down') continue
+      const { first } = this.#ledger.access
+      const before = (this.table(access.name) ?? first + 1) - 1
+      const obstacles = this.#obstaclesOf(access, before)
+      if (obstacles.length > 0) found.set(access.name, obstacles)
+      for (const obstacle of obstacles) {
+        const { names } = stopped.get(obstacle.what) ?? { names: [] }
+        stopped.set(obstacle.what, { obstacle, names: [...names, access.name] })
+      }
+    }
+    this.#obstacles = found
+    for (const { obstacle, names } of stopped.values())
+      if (!known.has(obstacle.what)) this.#report(`${names.join(', ')}: ${describeObstacle(obstacle)}`)
+  }
+
+  /** An interface that has just gone is asked about once more by the next event. */
+  #obstaclesOf(access: Access, before: number): readonly Obstacle[] {
+    try {
+      return obstaclesOf(this.#rtnl, access, this.#ledger.anchoring.bypassMark, before)
+    } catch (error) {
+      if (!(error instanceof KernelError)) throw error
+      return []
+    }
   }
 
   #changed(): void {

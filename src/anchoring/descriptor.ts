@@ -20,6 +20,7 @@ import {
   programNeed,
   TUN,
   UDP_BATCHES,
+  WAY_OUT,
 } from '../mechanism/needs.ts'
 import { must, parseHostPort, selectorOf } from '../mechanism/schema.ts'
 import type { Files, Services } from '../mechanism/services.ts'
@@ -92,7 +93,7 @@ export const hostDescriptor: MechanismDescriptor<typeof hostSections> = {
     keys: ['policy', 'access', 'host.prefer', 'host.except'],
     apply: (mechanism, config) => (mechanism as MobileHostService).reload(liveSettings(config)),
   },
-  needs: [NETWORK_ADMIN, TUN, UDP_BATCHES],
+  needs: [NETWORK_ADMIN, TUN, UDP_BATCHES, WAY_OUT],
 }
 
 function hostDevice(config: HostConfig): string {

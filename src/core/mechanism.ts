@@ -20,6 +20,8 @@ export interface AccessStatus {
   readonly loss: number | null
   /** Why it is in this state. */
   readonly reason?: string
+  /** Why nothing leaves over it, where a rule or route of another program is to blame. */
+  readonly obstacle?: string
   /** All that its interface has sent and received, in bytes. */
   readonly sent_bytes?: number
   readonly received_bytes?: number

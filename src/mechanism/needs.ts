@@ -1,6 +1,9 @@
 /** Needs of mechanisms: `doctor` looks for them, a daemon demands them before it starts. */
 import { accessSync, constants, existsSync, readFileSync } from 'node:fs'
+import { AccessMonitor } from '../access/index.ts'
 import { missingError } from '../core/errors.ts'
+import { RealClock } from '../linux/clock.ts'
+import { OUR_DEVICES } from '../linux/ledger.ts'
 import { Nft } from '../linux/nft.ts'
 import { findProgram, installHint, needProgram, type Program } from '../linux/packages.ts'
 import type { Accept } from '../linux/passage/chains.ts'
@@ -111,6 +114,32 @@ export function programNeed(name: Program, required: boolean): Need {
       if (required) needProgram(name)
     },
   }
+}
+
+/** Rules and routes of other programs that stop what leaves over an access. */
+export const WAY_OUT: Need = {
+  name: 'a way out of each access',
+  required: false,
+  look: () => {
+    const rtnl = new Rtnetlink()
+    const monitor = new AccessMonitor({ rtnl, clock: new RealClock() }, { routing: false, ours: OUR_DEVICES })
+    try {
+      monitor.start()
+      const found = monitor
+        .accesses()
+        .flatMap(({ name }) => monitor.obstacles(name).map((obstacle) => ({ name, ...obstacle })))
+      if (found.length === 0) return { ok: true, value: 'no rule of another program stops what leaves' }
+      return {
+        ok: false,
+        value: found.map(({ name, what }) => `${what} stops what leaves over ${name}`).join('; '),
+        mend: `if nothing needs it: ${[...new Set(found.map(({ mend }) => mend))].join('; ')}`,
+      }
+    } finally {
+      monitor.stop()
+      rtnl.close()
+    }
+  },
+  mend: '',
 }
 
 /** New connections need room in the kernel's table of connections. */

@@ -8,7 +8,14 @@ import { decodeKey } from '../crypto/keys.ts'
 import { DEVICES } from '../linux/ledger.ts'
 import type { Accept } from '../linux/passage/chains.ts'
 import type { AccessRule, ConfigWith, MechanismDescriptor } from '../mechanism/descriptor.ts'
-import { CONNECTION_TABLE, forwardingNeed, NETWORK_ADMIN, TUN, UDP_BATCHES } from '../mechanism/needs.ts'
+import {
+  CONNECTION_TABLE,
+  forwardingNeed,
+  NETWORK_ADMIN,
+  TUN,
+  UDP_BATCHES,
+  WAY_OUT,
+} from '../mechanism/needs.ts'
 import { must, parseBytes, parseHostPort, selectorOf } from '../mechanism/schema.ts'
 import type { Services } from '../mechanism/services.ts'
 import { checkAccessKeys, checkRouter, type RouterSettings, routerSections } from './config.ts'
@@ -54,6 +61,7 @@ export const routerDescriptor: MechanismDescriptor<typeof routerSections> = {
     NETWORK_ADMIN,
     TUN,
     UDP_BATCHES,
+    WAY_OUT,
     CONNECTION_TABLE,
     forwardingNeed(DEVICES.router, acceptsOf(DEVICES.router, [])),
   ],

@@ -123,9 +123,10 @@ function accessTable(status: Status): string[] {
     const addresses = access.addresses.join(' ') || '-'
     return [access.name, access.state, addresses, showMs(access.rtt_ms), showLoss(access.loss), String(flows)]
   })
-  const reasons = status.accesses.flatMap(({ name, state, reason }) =>
-    state === 'up' || reason === undefined ? [] : wrap(`${name} ${state}: ${reason}`, '  '),
-  )
+  const reasons = status.accesses.flatMap(({ name, state, reason, obstacle }) => [
+    ...(state === 'up' || reason === undefined ? [] : wrap(`${name} ${state}: ${reason}`, '  ')),
+    ...(obstacle === undefined ? [] : wrap(`${name}: ${obstacle}`, '  ')),
+  ])
   const head = ['ACCESS', 'STATE', 'ADDRESSES', 'RTT', 'LOSS', 'FLOWS']
   return [...fitTable(head, rows, { shorten: ['ADDRESSES'] }), ...reasons]
 }

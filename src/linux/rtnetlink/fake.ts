@@ -4,10 +4,11 @@
  * `Rtnl` it has `setCarrier`, `failNext` and `overrun`, to simulate spontaneous changes of the kernel.
  */
 
-import { contains, formatAddress, formatPrefix, maskAddress, type Prefix } from '../../core/address.ts'
+import { contains, formatAddress, formatPrefix, maskAddress } from '../../core/address.ts'
 import { EEXIST, ENETUNREACH, ENODEV, ENOENT } from '../../core/errno.ts'
 import { KernelError } from '../libc.ts'
 import { prefixOf, TABLE_MAIN } from './codec/index.ts'
+import { decide } from './decide.ts'
 import type {
   Address,
   AddressOptions,
@@ -374,35 +375,12 @@ export class FakeRtnl implements Rtnl {
   }
 
   lookup(query: RouteQuery): Route | undefined {
-    const { address } = prefixOf(query.to)
-    const family = address.length === 4 ? 4 : 6
-    for (const rule of this.rules(family)) {
-      if (!ruleMatches(rule, query, address)) continue
-      if (rule.action !== undefined) return undefined
-      const route = this.#best(rule, query, address, family)
-      if (route === undefined || route.type === 'throw') continue
-      if (route.type !== 'unicast' && route.type !== 'local') return undefined
-      const source = route.source ?? this.#sourceOn(route.dev, family)
-      return { ...route, ...(source !== undefined && { source }) }
-    }
-    return undefined
-  }
-
-  #best(rule: RuleSpec, query: RouteQuery, to: Uint8Array, family: Family): Route | undefined {
-    let best: { route: Route; length: number } | undefined
-    for (const route of this.#routes) {
-      if (route.family !== family || route.table !== rule.table || route.dead) continue
-      if (query.oif !== undefined && route.dev !== undefined && route.dev !== query.oif) continue
-      const prefix = prefixOf(route.to)
-      if (!contains(prefix, to)) continue
-      const better =
-        best === undefined ||
-        prefix.length > best.length ||
-        (prefix.length === best.length && (route.metric ?? 0) < (best.route.metric ?? 0))
-      if (better) best = { route, length: prefix.length }
-    }
-    const suppressed = rule.suppressPrefixLength ?? -1
-    return best !== undefined && best.length > suppressed ? best.route : undefined
+    const tableOf = (table: number) => this.#routes.filter((route) => route.table === table)
+    const decision = decide(this.rules(), tableOf, query)
+    const route = decision?.route
+    if (route === undefined || (route.type !== 'unicast' && route.type !== 'local')) return undefined
+    const source = route.source ?? this.#sourceOn(route.dev, route.family)
+    return { ...route, ...(source !== undefined && { source }) }
   }
 
   #sourceOn(dev: string | undefined, family: Family): string | undefined {
@@ -577,23 +555,4 @@ function matches<T>(wanted: T | undefined, value: T): boolean {
 
 function ruleKey(rule: RuleSpec): string {
   return JSON.stringify(Object.entries(rule).sort(([a], [b]) => (a < b ? -1 : 1)))
-}
-
-function ruleMatches(rule: RuleSpec, query: RouteQuery, to: Uint8Array): boolean {
-  const within = (range: readonly [number, number] | undefined, value: number | undefined) =>
-    range === undefined || (value !== undefined && value >= range[0] && value <= range[1])
-  const inPrefix = (text: string | undefined, address: Uint8Array | undefined) =>
-    text === undefined || (address !== undefined && contains(prefixOf(text) satisfies Prefix, address))
-  const mask = rule.mask ?? 0xffffffff
-  const hit =
-    (rule.mark === undefined || ((query.mark ?? 0) & mask) >>> 0 === (rule.mark & mask) >>> 0) &&
-    matches(rule.oif, query.oif) &&
-    matches(rule.iif, query.iif) &&
-    within(rule.uids, query.uid ?? 0) &&
-    matches(rule.protocol, query.protocol) &&
-    within(rule.sourcePorts, query.sourcePort) &&
-    within(rule.destinationPorts, query.destinationPort) &&
-    inPrefix(rule.to, to) &&
-    inPrefix(rule.from, query.from === undefined ? undefined : prefixOf(query.from).address)
-  return hit !== (rule.invert === true)
 }

@@ -104,6 +104,29 @@ test('UP-38: both accesses are found at once, each with routes of its own though
   assert.equal(rtnl.lookup({ to: FAR_AWAY })?.dev, 'acc1', 'what is not bound goes as before')
 })
 
+test('issue 10: rules and routes of others that stop what leaves are named, with the command that removes them, and stay', async () => {
+  const obstacles = (name: string) => monitor!.status().find((each) => each.name === name)?.obstacle
+  events.length = 0
+  rtnl.addRule({ family: 4, priority: 100, action: 'prohibit' })
+  await until('the rule is said', () => obstacles('acc1') !== undefined && obstacles('acc2') !== undefined)
+  const rule =
+    'the IPv4 rule "100: prohibit" of another program stops what leaves over it; if nothing needs it: ip rule del priority 100 prohibit'
+  assert.equal(obstacles('acc1'), rule)
+  assert.deepEqual(events.splice(0), [`report: acc1, acc2: ${rule}`])
+  assert.ok(rtnl.rules(4).some(({ priority }) => priority === 100))
+  execFileSync('ip', ['-n', host, ...'rule del priority 100 prohibit'.split(' ')])
+  await until('nothing is said', () => obstacles('acc1') === undefined)
+  rtnl.addRule({ family: 4, priority: 100, table: 77, oif: 'acc2' })
+  rtnl.addRoute({ to: 'default', type: 'unreachable', table: 77 })
+  await until('the route is said', () => obstacles('acc2') !== undefined)
+  assert.equal(obstacles('acc1'), undefined)
+  assert.match(obstacles('acc2')!, /: ip route del unreachable default table 77$/)
+  execFileSync('ip', ['-n', host, ...'route del unreachable default table 77'.split(' ')])
+  await until('nothing is said', () => obstacles('acc2') === undefined)
+  rtnl.deleteRule({ family: 4, priority: 100, table: 77, oif: 'acc2' })
+  assert.equal(events.splice(0).length, 1)
+})
+
 test('a lost carrier is told, and what is bound to it goes nowhere else', async () => {
   farRtnl[0]!.setLink('far', { up: false })
   await until('acc1 down', () => state('acc1') === 'down')

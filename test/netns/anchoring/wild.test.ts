@@ -180,6 +180,29 @@ test('UP-38: nothing was said that nobody can mend', () => {
   assert.doesNotMatch(bed.log('mh'), /\b(warn|error)\b/)
 })
 
+test('issue 10: a rule of another program, as a VPN has it against leaks, stops every access: log, status and doctor name it, and when it is gone all goes on', async () => {
+  // A router that answers for every address would take packets without the rule's route.
+  await bed.shell('nat2', 'echo 0 > /proc/sys/net/ipv4/conf/lan/proxy_arp')
+  await bed.shell('mh', 'ip neigh flush dev acc2; ip rule add priority 100 not fwmark 0xca6c prohibit')
+  const mend = 'ip rule del priority 100 not fwmark 0xca6c prohibit'
+  const stopped = async () => (await bed.status()).accesses.filter((each) => each.obstacle?.endsWith(mend))
+  await until('status says it of both', async () => (await stopped()).length === 2)
+  await until('nothing works', async () => (await paths()).every(({ state }) => state !== 'up'))
+  assert.match(bed.log('mh'), new RegExp(`warn +.*acc1, acc2: the IPv4 rule .*${mend}`))
+  // In the words of a terminal 80 characters wide.
+  const said = (text: string) => text.replaceAll(/\s+/g, ' ')
+  assert.ok(said(await bed.godwit('mh', 'status')).includes(mend))
+  const doctor = JSON.parse(await bed.godwit('mh', 'doctor', '--json'))
+  const finding = doctor.findings.find((each: { name: string }) => each.name === 'a way out of each access')
+  assert.equal(finding.ok, false)
+  assert.equal(finding.mend, `if nothing needs it: ${mend}`)
+  assert.deepEqual(finding.parts, ['router', 'host', 'overlay'])
+  assert.match(await bed.shell('mh', 'ip rule'), /^100:\t.*prohibit$/m)
+  await bed.shell('mh', mend)
+  await goesOn(reader)
+  assert.deepEqual(await stopped(), [])
+})
+
 test('issue 10: two routers of IPv6 in one network, one of which dies without a word: the other one is taken', async () => {
   await bed.close()
   bed = await LaptopBed.build(undefined, '', 6)
