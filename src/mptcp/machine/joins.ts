@@ -9,18 +9,18 @@ import { Subflow } from './subflow.ts'
 import type { AccessInfo } from './types.ts'
 
 const { ACK, FIN, SYN, RST } = TcpFlag
-/** First retransmission of a SYN or an unanswered third ACK (ms) before the round trip is known, and how often. */
+/** First retransmission of a SYN or an unanswered third ACK (ms) before the round trip is known. */
 const FIRST_RETRY = 1000
 const LEAST_RETRY = 200
 /** Longest wait for an answer (ms). */
 const LONGEST_RETRY = 10_000
-export const HANDSHAKE_TRIES = 5
+/** How often a packet of a handshake, or a FIN, is sent again. */
+const TRIES = 5
 /**
  * SYN/ACKs that a SYN of the peer earns. Its address is not proven yet, and gets at most three times the bytes that came from it: a SYN
  * with MP_JOIN has 52 bytes at least (72 with IPv6), our answer at most 68 (88).
  */
 const ANSWERS = 2
-const FIN_TRIES = 5
 
 export function randomWord(connection: Connection): number {
   const bytes = connection.host.random.fill(new Uint8Array(4))
@@ -215,11 +215,9 @@ function sendSynAck(connection: Connection, subflow: Subflow, now: number): void
 export function handleJoinAck(
   connection: Connection,
   subflow: Subflow,
-  segment: Segment,
+  ack: Extract<MptcpOption, { type: 'join-ack' }>,
   now: number,
 ): boolean {
-  const ack = segment.option('join-ack')
-  if (ack === undefined) return false
   const { sha } = connection.host
   const { localKey, remoteKey } = connection
   const hmac = joinHmac(sha, remoteKey!.bytes, localKey.bytes, subflow.remoteNonce, subflow.localNonce)
@@ -238,7 +236,7 @@ export function activate(subflow: Subflow, now: number): void {
 
 /** Sends the handshake packet or FIN that waits for an answer again; false when it has waited often enough. */
 export function retry(connection: Connection, subflow: Subflow, now: number): boolean {
-  if (subflow.tries > (subflow.state === 'closing' ? FIN_TRIES : HANDSHAKE_TRIES)) return false
+  if (subflow.tries > TRIES) return false
   if (connection.done && subflow.finReceived >= 0 && subflow.una < subflow.finSent) {
     // What was lost on the way to the peer went over another subflow, and nobody has it any more.
     resetSubflow(connection, subflow)
@@ -293,10 +291,9 @@ export function resetSubflow(connection: Connection, subflow: Subflow, option?: 
   })
 }
 
-/** Answers what comes on a subflow that is gone, as a host does that has no such connection (RFC 9293 §3.10.7.1). */
-export function refuse(connection: Connection, subflow: Subflow, { flags, ack }: Segment): void {
-  if ((flags & RST) === 0)
-    connection.toWire(subflow, { at: subflow.offsetOfAck(ack), flags: RST, options: [] })
+/** Answers what comes on a subflow that is gone, and is no RST, as a host does that has no such connection (RFC 9293 §3.10.7.1). */
+export function refuse(connection: Connection, subflow: Subflow, { ack }: Segment): void {
+  connection.toWire(subflow, { at: subflow.offsetOfAck(ack), flags: RST, options: [] })
 }
 
 /** A FIN that comes once more, on a subflow that is gone, when both ends are done: what was lost before it came another way. */

@@ -386,8 +386,9 @@ export class MptcpMachine {
     if (subflow.state === 'syn-received') {
       if (subflow.id === 0) return this.#openings.thirdAck(connection, subflow, segment, now)
       // It overtook the one that shows that its sender knows the keys, or its sender has not seen our SYN/ACK.
-      if (segment.option('join-ack') === undefined || subflow.offsetOfAck(segment.ack) !== 1) return true
-      if (!handleJoinAck(connection, subflow, segment, now)) {
+      const ack = segment.option('join-ack')
+      if (ack === undefined || subflow.offsetOfAck(segment.ack) !== 1) return true
+      if (!handleJoinAck(connection, subflow, ack, now)) {
         this.counts.joinsRefused++
         this.#lose(connection, subflow, 'its third packet does not know the keys', now)
         return true

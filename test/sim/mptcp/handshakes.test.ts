@@ -60,8 +60,9 @@ test('P3: the MSS leaves room for a DSS on every access, of 1,280 bytes at the l
 test('RFC 6298 §3: the first round trip is that of a SYN that was sent once', () => {
   for (const syns of [1, 2]) {
     const opened = new Opened()
+    opened.now = 500
     for (let i = 0; i < syns; i++) opened.out(opened.wire, SYN, { seq: LOCAL_ISN })
-    opened.now = 40
+    opened.now = 540
     const options = [{ ...CAPABLE, key: PEER_KEY }]
     opened.in(opened.wire, SYN | ACK, { seq: PEER_ISN, ack: LOCAL_ISN + 1, options })
     assert.equal(opened.connection.first!.srtt, syns === 1 ? 40 : Number.NaN)
@@ -170,19 +171,22 @@ test('MP-22: a peer that sends its SYN again without the option gets plain TCP',
 })
 
 /** The third packet of a connection of the peer. */
-function third(fields: Fields & { at?: number; wrong?: boolean; without?: 'key' | 'peerKey' }): {
+function third(
+  fields: Fields & { at?: number; wrong?: boolean; without?: 'key' | 'peerKey'; dataLength?: number },
+): {
   readonly served: Served
   readonly sent: OutSegment[] | undefined
 } {
   const served = new Served()
   served.in(WIRE, SYN, { seq: PEER_ISN, options: [CAPABLE] })
   served.out(WIRE, SYN | ACK, { seq: LOCAL_ISN, ack: PEER_ISN + 1 })
-  const { at = 1, wrong = false, without, ...rest } = fields
+  const { at = 1, wrong = false, without, dataLength, ...rest } = fields
   const peerKey = wrong ? new Uint8Array(8) : served.key.bytes
   const keys = {
     ...CAPABLE,
     ...(without !== 'key' && { key: PEER_KEY }),
     ...(without === undefined && { peerKey }),
+    ...(dataLength !== undefined && { dataLength }),
   }
   const sent = served.in(WIRE, ACK, { seq: PEER_ISN + 1, ack: LOCAL_ISN + at, options: [keys], ...rest })
   return { served, sent }
@@ -195,18 +199,16 @@ test('RFC 8684 §3.1: the third packet opens the connection, and the listener ge
     [['local', PEER_ISN + 1, LOCAL_ISN + 1, ACK, 1000, 0]],
   )
   assert.deepEqual([served.connection.state, served.machine.counts.established], ['established', 1])
-  const data = third({ payload: new Uint8Array(10) })
-  assert.deepEqual(data.sent!.map(payloadLength), [], 'without a length there is no mapping')
-  const options = [{ ...CAPABLE, key: PEER_KEY, peerKey: data.served.key.bytes, dataLength: 10 }]
-  const both = data.served.in(WIRE, ACK, {
-    seq: PEER_ISN + 1,
-    ack: LOCAL_ISN + 1,
-    options,
-    payload: new Uint8Array(10),
-  })
+  const data = third({ payload: new Uint8Array(10), dataLength: 10 })
   assert.deepEqual(
-    both!.map((out) => [out.to, payloadLength(out)]),
+    data.sent!.map((out) => [out.to, payloadLength(out)]),
     [['local', 10]],
+  )
+  const none = third({ payload: new Uint8Array(10) })
+  assert.deepEqual(
+    [none.sent, none.served.connection.state],
+    [[], 'established'],
+    'without a length they are not mapped',
   )
 })
 
@@ -347,7 +349,9 @@ test('RFC 8684 §3.2: an answer to a join that does not know the keys, or has lo
 
 test('RFC 6298 §3: the round trip of a join is that of a SYN that was sent once, and of the third packet', () => {
   for (const again of [false, true]) {
-    const opened = new Opened().open(ACCESSES)
+    const opened = new Opened()
+    opened.now = 500
+    opened.open(ACCESSES)
     opened.sent()
     const [, subflow] = opened.connection.subflows
     opened.wait(again ? 1100 : 40)
@@ -370,8 +374,23 @@ test('MP-56: with nothing left the third packet is followed by REMOVE_ADDR, and 
     assert.deepEqual(types, [['join-ack'], multipath ? ['remove-addr'] : ['dss', 'remove-addr']])
     assert.deepEqual(optionsOf(sent[1]!).at(-1), { type: 'remove-addr', ids: [0] })
   }
+  // Nothing else follows it where a subflow works, or nothing is gone that the peer does not know of.
+  const third = (opened: Opened) => {
+    const subflow = opened.connection.subflows.at(-1)!
+    assert.equal(subflow.state, 'syn-sent')
+    opened.sent()
+    return opened.accept(subflow, { half: true }).length
+  }
+  assert.equal(third(new Opened().open(ACCESSES)), 1)
   const beside = new Opened().open(ACCESSES)
-  assert.equal(beside.accept(beside.connection.subflows[1]!, { half: true }).length, 1)
+  beside.accept(beside.connection.subflows[1]!)
+  const [one, two] = ACCESSES
+  beside.machine.setAccesses([one!, { ...two!, addresses: [Uint8Array.of(192, 0, 2, 7)] }], 0)
+  assert.equal(third(beside), 1)
+  const known = new Opened().open()
+  known.now = 5000
+  known.peer(RST | ACK, 1)
+  assert.equal(third(known), 1)
 })
 
 // Further subflows of the peer.
@@ -409,6 +428,16 @@ test('MP-15, RFC 8684 §3.2: a join of the peer, packet by packet', () => {
     assert.deepEqual([subflow.state, served.machine.counts.joins], ['active', 1])
     assert.equal(served.wait(30_000).length, 0, 'and nothing is sent again')
   }
+})
+
+test('RFC 8684 §3.2, P15: a SYN/ACK that nobody answers is sent once more, and given up after 35 s', () => {
+  const served = new Served().open()
+  const join = { type: 'join', backup: false, id: 2, token: served.key.token, nonce: 7 } as const
+  served.in({ ...WIRE, remotePort: 4001 }, SYN, { seq: 800, options: [join] })
+  assert.deepEqual(times(served.wait(34_999), isSyn), [1000])
+  assert.equal(served.connection.subflows[1]!.state, 'syn-received')
+  served.wait(1)
+  assert.equal(served.connection.subflows[1]!.state, 'dead')
 })
 
 test('RFC 8684 §3.2: a third packet that does not know the keys ends the join', () => {
@@ -452,6 +481,12 @@ test('ADR 0380: where there is no room the subflow that was silent for longest, 
     [3001, true],
   ] as const) {
     const served = new Served({ subflows: 3 }).open()
+    const roomy = new Served({ subflows: 3 }).open()
+    roomy.join()
+    roomy.now = 10_000
+    const option = { type: 'join', backup: false, id: 2, token: roomy.key.token, nonce: 7 } as const
+    roomy.in({ ...WIRE, remotePort: 4002 }, SYN, { seq: 800, options: [option] })
+    assert.equal(roomy.connection.subflows.filter(({ state }) => state !== 'dead').length, 3, 'there is room')
     const join = (remotePort: number) => {
       const option = { type: 'join', backup: false, id: 2, token: served.key.token, nonce: 7 } as const
       served.in({ ...WIRE, remotePort }, SYN, { seq: 800, options: [option] })
@@ -487,6 +522,22 @@ test('RFC 8684 §3.3.3: an end that is done takes a join, and says there with a 
   const sent = served.in(tuple, ACK, third)!
   const [fin] = sent.filter(({ flags }) => (flags & FIN) !== 0)
   assert.deepEqual(dssOf(fin!)!.ack, dsnAt(REMOTE, 2))
+})
+
+test('MP-54: a subflow that the peer began is lost with its address, too', () => {
+  const served = new Served().open()
+  served.join()
+  const [own] = ACCESSES
+  served.machine.setAccesses([own!, { ...own!, name: 'acc2' }], 0)
+  assert.deepEqual(
+    served.connection.subflows.map(({ state }) => state),
+    ['active', 'active'],
+  )
+  served.machine.setAccesses([{ ...own!, addresses: [Uint8Array.of(203, 0, 113, 9)] }], 0)
+  assert.deepEqual(
+    served.connection.subflows.map(({ state }) => state),
+    ['dead', 'dead'],
+  )
 })
 
 // Ends of subflows.
@@ -551,25 +602,42 @@ test('a FIN that comes again on a subflow that is gone is acknowledged, with the
 })
 
 test('what was lost on a subflow as both ends are done nobody has any more: it is reset, not waited for', () => {
-  for (const [ack, resets] of [
-    [1, true],
-    [11, false],
+  for (const [what, ack, done, resets] of [
+    ['lost', 1, true, true],
+    ['nothing lost', 11, true, false],
+    ['the connection goes on', 1, false, false],
   ] as const) {
     const served = new Served().open()
     const tuple = served.join()
+    const on = { tuple, localIsn: served.connection.subflows[1]!.localIsn }
     served.local(ACK | PSH, 1, 1, 10)
-    served.peer(ACK, 1, { tuple, localIsn: served.connection.subflows[1]!.localIsn, dataAck: 11 })
-    served.local(ACK | FIN, 11, 1)
-    served.peer(ACK, 1, { ack, map: [1, 0, 1], fin: true, dataAck: 12 })
-    served.local(ACK, 12, 2)
+    served.peer(ACK, 1, { ...on, dataAck: 11 })
+    if (done) {
+      served.local(ACK | FIN, 11, 1)
+      served.peer(ACK, 1, { ack, map: [1, 0, 1], fin: true, dataAck: 12 })
+      served.local(ACK, 12, 2)
+    }
     served.peer(ACK | FIN, 1, { ack })
     const first = served.wait(1000).filter(([, out]) => out.tuple.remotePort === 4000)
     assert.deepEqual(
       first.map(([, { flags }]) => flags & (RST | FIN)),
       [resets ? RST : FIN],
+      what,
     )
-    assert.equal(served.connection.first!.state, resets ? 'dead' : 'closing')
+    assert.equal(served.connection.first!.state, resets ? 'dead' : 'closing', what)
   }
+})
+
+test('MP-2: a subflow that was closed by both ends is there until the local TCP has acknowledged what it brought', () => {
+  const opened = new Opened().open(ACCESSES)
+  opened.accept(opened.connection.subflows[1]!)
+  assert.ok(opened.machine.removeSubflow(0, 0, 0))
+  const { first } = opened.connection
+  opened.peer(ACK | PSH | FIN, 1, { ack: 2, length: 10, map: [1, 1, 10] })
+  assert.equal(first!.state, 'closing')
+  const [ack] = to('wire', opened.local(ACK, 1, 11)).filter(({ access }) => access === 'acc1')
+  assert.equal(ack!.ack - PEER_ISN, 12)
+  assert.equal(first!.state, 'dead')
 })
 
 test('a reset on a subflow that is gone is not answered', () => {

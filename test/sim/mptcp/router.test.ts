@@ -39,6 +39,16 @@ test('nothing unproven: SYNs of hosts behind that nobody answers take a quarter 
   assert.equal(router.machine.connections.length, 25)
 })
 
+test('MP-9: connections of hosts behind that were answered take no place of those that wait for one', () => {
+  const router = new Alone({ connections: 40, perHost: 100 })
+  const options = [{ ...CAPABLE, key: new Uint8Array(8).fill(7) }]
+  for (let port = 1; port <= 30; port++) {
+    assert.ok(router.forward(OUT, from(2, port), SYN, { seq: 100 }), String(port))
+    router.forward(IN, back(from(2, port)), SYN | ACK, { seq: 500, ack: 101, options })
+  }
+  assert.equal(router.machine.connections.length, 30)
+})
+
 test('nothing unproven: SYNs from outside leave places for hosts behind, and so do peers that have shown to be there', () => {
   for (const shown of [false, true]) {
     const router = new Alone({ connections: 40, perSource: 100 })
@@ -108,6 +118,18 @@ test('a join to the router itself does not reach a connection of a host behind i
   assert.equal(connection!.subflows.length, 1)
   router.forward(IN, from(9, 2000), SYN, { options: [join] })
   assert.equal(connection!.subflows.length, 2)
+  // Its addresses are none of the router's: it is there as long as its access.
+  const [access] = [{ name: 'acc1', addresses: [Uint8Array.of(203, 0, 113, 1)], mtu: 1500, backup: false }]
+  router.machine.setAccesses([access!], 1)
+  assert.deepEqual(
+    connection!.subflows.map(({ state }) => state),
+    ['active', 'syn-received'],
+  )
+  router.machine.setAccesses([{ ...access!, name: 'acc2' }], 1)
+  assert.deepEqual(
+    connection!.subflows.map(({ state }) => state),
+    ['dead', 'dead'],
+  )
 })
 
 /** A connection of a host behind that carries data: its next byte is 101, and that of the server 501. */

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { TcpFlag } from '../../../src/core/tcp.ts'
 import { nodeSha256 } from '../../../src/crypto/sha256.ts'
-import { joinHmac, joinReplyHmac, keyOf } from '../../../src/mptcp/machine/keys.ts'
+import { joinAckHmac, joinHmac, joinReplyHmac, keyOf } from '../../../src/mptcp/machine/keys.ts'
 import type { OutSegment, Tuple } from '../../../src/mptcp/machine/segment.ts'
 import { dsnAt } from '../../../src/mptcp/machine/sequence.ts'
 import type { Subflow } from '../../../src/mptcp/machine/subflow.ts'
@@ -144,9 +144,10 @@ export class Served extends ByHand {
     const tuple = { ...WIRE, remotePort: 4001 }
     const join = { type: 'join', backup: false, id: 2, token: this.key.token, nonce: 7 } as const
     this.in(tuple, SYN, { seq: PEER_ISN, options: [join] })
-    const subflow = this.connection.subflows[1]!
-    // Its HMAC is the machine's own business elsewhere (keys.test.ts).
-    subflow.state = 'active'
+    const { localIsn, localNonce } = this.connection.subflows[1]!
+    const hmac = joinAckHmac(joinHmac(nodeSha256, PEER_KEY, this.key.bytes, 7, localNonce))
+    this.peer(ACK, 1, { tuple, localIsn, options: [{ type: 'join-ack', hmac }] })
+    assert.equal(this.connection.subflows[1]!.state, 'active')
     return tuple
   }
 }
