@@ -12,6 +12,7 @@ import { Transform } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import * as z from 'zod'
 import { Buckets } from '../../core/buckets.ts'
+import { BelowTls, takesTooMuch } from '../../linux/below-tls.ts'
 import { OneByOne } from '../../linux/one-by-one.ts'
 import { giveRoom } from '../../linux/receive-room.ts'
 import { WRAP } from '../cache/envelope.ts'
@@ -104,8 +105,7 @@ export class CacheServer {
   readonly #underWay = new Map<string, number>()
   /** Objects that a part is being written to. */
   readonly #writing = new Set<string>()
-  /** By the address and port of the node: below TLS. */
-  readonly #raw = new Map<string, Socket>()
+  readonly #below = new BelowTls<{ readonly raw: Socket }>()
   /** By node: those that have shown its login. */
   readonly #connections = new Map<string, Set<Connection>>()
   /** Of senders, those asked for last at the end. */
@@ -132,12 +132,7 @@ export class CacheServer {
       },
     )
     this.#server.on('connection', (socket: Socket) => {
-      if (!this.#strangers.admit(socket)) return
-      const key = peerOf(socket)
-      this.#raw.set(key, socket)
-      socket.once('close', () => {
-        if (this.#raw.get(key) === socket) this.#raw.delete(key)
-      })
+      if (this.#strangers.admit(socket)) this.#below.add({ raw: socket })
     })
     this.#server.on('tlsClientError', (_error, socket) => socket.destroy())
     this.#server.on('clientError', (_error, socket) => socket.destroy())
@@ -187,7 +182,7 @@ export class CacheServer {
 
   /** A connection has shown that it is a node's. */
   #admit(socket: Socket, node: string): void {
-    const raw = this.#raw.get(peerOf(socket))
+    const raw = this.#below.of(socket)?.raw
     if (raw === undefined || this.#admitted.has(socket)) return
     const connections = this.#connections.get(node) ?? new Set<Connection>()
     if (connections.size >= MAX_CONNECTIONS) throw tooMany()
@@ -203,11 +198,11 @@ export class CacheServer {
     giveRoom(raw)
   }
 
-  /** Records of TLS that bring nothing, such as KeyUpdate, cost time and draw an answer. */
+  /** Who sends records of TLS that bring nothing. */
   #check(): void {
     for (const connections of this.#connections.values())
       for (const { raw, socket } of connections)
-        if (raw.bytesRead > TLS_SHARE * socket.bytesRead + TLS_BYTES) raw.destroy()
+        if (takesTooMuch(raw, socket, TLS_SHARE, TLS_BYTES)) raw.destroy()
   }
 
   #fail(error: unknown, response: ServerResponse): void {
@@ -479,8 +474,4 @@ async function jsonOf(request: IncomingMessage): Promise<unknown> {
   } catch {
     throw new Refusal(400, 'REQUEST_INVALID', 'not JSON')
   }
-}
-
-function peerOf({ remoteAddress, remotePort }: Socket): string {
-  return `${remoteAddress} ${remotePort}`
 }

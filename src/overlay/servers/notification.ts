@@ -9,6 +9,7 @@ import type { AddressInfo, Socket } from 'node:net'
 import { createServer, type Server, type TLSSocket } from 'node:tls'
 import { equal, toHex } from '../../core/bytes.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
+import { BelowTls } from '../../linux/below-tls.ts'
 import { encodeFrame, FrameReader, FrameType } from '../wire/notification.ts'
 import { listenOn } from './listening.ts'
 import { Connections, type SourceLimits } from './sources.ts'
@@ -76,8 +77,7 @@ export class NotificationServer {
   readonly #byToken = new Map<string, Expected>()
   /** By name. */
   readonly #connected = new Map<string, Connected>()
-  /** Sockets below TLS, by the address and port of the node. */
-  readonly #raw = new Map<string, Socket>()
+  readonly #below = new BelowTls<{ readonly raw: Socket }>()
   #timer: NodeJS.Timeout | undefined
 
   constructor(init: NotificationServerInit) {
@@ -109,7 +109,7 @@ export class NotificationServer {
     clearInterval(this.#timer)
     this.#strangers.close()
     for (const { socket } of this.#connected.values()) socket.destroy()
-    for (const socket of this.#raw.values()) socket.destroy()
+    for (const { raw } of this.#below.values()) raw.destroy()
     if (this.#server.listening) await new Promise<void>((resolve) => this.#server.close(() => resolve()))
   }
 
@@ -165,11 +165,7 @@ export class NotificationServer {
   #admit(socket: Socket): void {
     if (!this.#strangers.admit(socket)) return
     socket.setKeepAlive(true, IDLE_MS)
-    const key = peerOf(socket)
-    this.#raw.set(key, socket)
-    socket.once('close', () => {
-      if (this.#raw.get(key) === socket) this.#raw.delete(key)
-    })
+    this.#below.add({ raw: socket })
   }
 
   #greet(socket: TLSSocket): void {
@@ -193,7 +189,7 @@ export class NotificationServer {
   /** Fig. 4 step 14: false when nobody is announced with this token; the connection has ended then. */
   #register(socket: TLSSocket, token: Uint8Array): boolean {
     const expected = this.#byToken.get(toHex(token))
-    const raw = this.#raw.get(peerOf(socket))
+    const raw = this.#below.of(socket)?.raw
     const before = expected && this.#connected.get(expected.name)
     const isFull = before === undefined && this.#connected.size >= MAX_CONNECTIONS
     if (expected === undefined || raw === undefined || isFull) {
@@ -246,8 +242,4 @@ export class NotificationServer {
     if (socket.writableLength > MAX_UNREAD) socket.destroy()
     else socket.write(frame)
   }
-}
-
-function peerOf({ remoteAddress, remotePort }: Socket): string {
-  return `${remoteAddress} ${remotePort}`
 }

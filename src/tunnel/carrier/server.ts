@@ -12,6 +12,7 @@ import { GodwitError } from '../../core/errors.ts'
 import { FairRate } from '../../core/fair-rate.ts'
 import { siteOf, sourceOf } from '../../core/source.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
+import { BelowTls, takesTooMuch } from '../../linux/below-tls.ts'
 import { OneByOne } from '../../linux/one-by-one.ts'
 import { giveLittleRoom, giveRoom } from '../../linux/receive-room.ts'
 import { Bridge, MOST_BYTES } from './bridge.ts'
@@ -92,8 +93,7 @@ export class CarrierServer {
   readonly #sockets: WebSocketServer
   readonly #arrivals: FairRate
   readonly #connections = new Set<Connection>()
-  /** By address and port of the other end: below TLS, and within. */
-  readonly #open = new Map<string, { readonly raw: Socket; readonly since: number; within?: Socket }>()
+  readonly #open = new BelowTls<{ readonly raw: Socket; readonly since: number; within?: Socket }>()
   readonly #timer: NodeJS.Timeout
   /** Connections that were refused, or ended as strangers. */
   refused = 0
@@ -138,7 +138,11 @@ export class CarrierServer {
       const address = socket.remoteAddress ?? ''
       const source = LOOPBACK.test(address) ? undefined : sourceOf(address)
       if (this.#arrivals.take(source, this.#now())) {
-        this.#watch(socket)
+        this.#open.add({
+          raw: socket,
+          since: this.#now(),
+          ...(this.#init.tls === undefined && { within: socket }),
+        })
         // A web server before it.
         if (source === undefined) giveRoom(socket)
         return
@@ -147,7 +151,7 @@ export class CarrierServer {
       socket.destroy()
     })
     this.#server.on('secureConnection', (tls: Socket) => {
-      const open = this.#open.get(peerOf(tls))
+      const open = this.#open.of(tls)
       if (open !== undefined) open.within = tls
     })
     this.#server.on('tlsClientError', (_error, socket: Socket) => socket.destroy())
@@ -226,20 +230,11 @@ export class CarrierServer {
     )
   }
 
-  #watch(raw: Socket): void {
-    const key = peerOf(raw)
-    const open = { raw, since: this.#now(), ...(this.#init.tls === undefined && { within: raw }) }
-    this.#open.set(key, open)
-    raw.once('close', () => {
-      if (this.#open.get(key) === open) this.#open.delete(key)
-    })
-  }
-
   #accept(socket: WebSocket, source: string, below: Socket): void {
     const { strangerRate, strangerBurst } = this.#limits
     const connection: Connection = {
       source,
-      raw: this.#open.get(peerOf(below))?.raw,
+      raw: this.#open.of(below)?.raw,
       bucket: new TokenBucket(strangerRate, strangerBurst),
       bridge: undefined,
       socket,
@@ -280,12 +275,12 @@ export class CarrierServer {
     if (oldest !== undefined) this.#end(oldest, 'gives way to a source with fewer connections')
   }
 
-  /** Strangers end after a while, and who sends records of TLS that bring nothing: KeyUpdate costs time and draws an answer. */
+  /** Strangers end after a while, and who sends records of TLS that bring nothing. */
   #check(): void {
     const now = this.#now()
     for (const { raw, since, within } of this.#open.values()) {
-      const may = TLS_SHARE * (within?.bytesRead ?? 0) + TLS_BYTES + (TLS_RATE * (now - since)) / 1000
-      if (raw.destroyed || raw.bytesRead <= may) continue
+      const more = TLS_BYTES + (TLS_RATE * (now - since)) / 1000
+      if (raw.destroyed || !takesTooMuch(raw, within, TLS_SHARE, more)) continue
       this.refused++
       raw.destroy()
     }
@@ -321,10 +316,6 @@ function ofMost(all: readonly Connection[], keyOf: (each: Connection) => string)
   const most = Math.max(...counts.values())
   const first = all.find((each) => counts.get(keyOf(each)) === most)
   return first === undefined ? [] : all.filter((each) => keyOf(each) === keyOf(first))
-}
-
-function peerOf({ remoteAddress, remotePort }: Socket): string {
-  return `${remoteAddress} ${remotePort}`
 }
 
 /** The connection ends, whether the other end closes it or not. */

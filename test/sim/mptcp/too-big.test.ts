@@ -1,19 +1,17 @@
 /** Routers that say that a packet was too big for them. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { viewOf } from '../../../src/core/bytes.ts'
-import { Segment, tupleKey } from '../../../src/mptcp/machine/segment.ts'
+import { tupleKey } from '../../../src/mptcp/machine/segment.ts'
 import { Pair } from './network.ts'
 
-test('MP-52: a router’s word about a packet under way makes the packets of that subflow smaller; about another packet it counts nothing', () => {
+/** An upload of so many bytes over two subflows that work; `longest` has the bytes of the longest packet up each path. */
+function uploadOverTwo(seed: number, bytes: number) {
   const longest = [0, 0]
-  const segment = new Segment()
   const pair = new Pair({
-    seed: 5,
-    bytes: [3_000_000, 1000],
+    seed,
+    bytes: [bytes, 1000],
     paths: 2,
     middlebox: (packet, path, toServer) => {
-      segment.read(viewOf(packet), packet, 0, packet.length, toServer)
       if (toServer) longest[path] = Math.max(longest[path]!, packet.length)
       return [packet]
     },
@@ -22,7 +20,11 @@ test('MP-52: a router’s word about a packet under way makes the packets of tha
   const { machine } = pair.client
   const both = () => machine.connections[0]?.subflows.filter(({ usable }) => usable).length === 2
   assert.ok(pair.run(both, 10_000))
-  const connection = machine.connections[0]!
+  return { pair, machine, connection: machine.connections[0]!, longest }
+}
+
+test('MP-52: a router’s word about a packet under way makes the packets of that subflow smaller; about another packet it counts nothing', () => {
+  const { pair, machine, connection, longest } = uploadOverTwo(5, 3_000_000)
   const moved = connection.subflows[1]!
   assert.ok(machine.handover(connection.id, moved.access!, pair.now))
   assert.ok(pair.run(() => connection.active === moved && moved.outstanding, 10_000))
@@ -66,23 +68,7 @@ test('MP-52: whatever a router says, packets carry 484 bytes and more', () => {
 })
 
 test('MP-52: an access that comes with a smaller MTU than the connection began with, or gets one, gets no larger packets', () => {
-  const longest = [0, 0]
-  const segment = new Segment()
-  const pair = new Pair({
-    seed: 7,
-    bytes: [6_000_000, 1000],
-    paths: 2,
-    middlebox: (packet, path, toServer) => {
-      segment.read(viewOf(packet), packet, 0, packet.length, toServer)
-      if (toServer) longest[path] = Math.max(longest[path]!, packet.length)
-      return [packet]
-    },
-  })
-  pair.client.tcp!.connect(0)
-  const { machine } = pair.client
-  const both = () => machine.connections[0]?.subflows.filter(({ usable }) => usable).length === 2
-  assert.ok(pair.run(both, 10_000))
-  const connection = machine.connections[0]!
+  const { pair, machine, connection, longest } = uploadOverTwo(7, 6_000_000)
   const { access, tuple } = connection.subflows[1]!
   const first = connection.subflows[0]!
   const list = (mtu: number) =>
