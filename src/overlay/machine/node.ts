@@ -11,9 +11,8 @@ import { compare, equal, toHex } from '../../core/bytes.ts'
 import type { Endpoint } from '../../core/endpoint.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
 import { Mappings, type MappingsOutput, mappingsEnd } from '../../tunnel/protocol/mappings.ts'
-import { sameEndpoint, type TunnelRow } from '../tables.ts'
+import type { TunnelRow } from '../tables.ts'
 import { datagramCodec, Kind, RELAYED_SIGN, SIGN } from '../wire/datagram.ts'
-import { checkLease, type Lease, leaseCodec } from '../wire/lease.ts'
 import {
   isFullName,
   LEAST_DIRECTION,
@@ -25,14 +24,14 @@ import {
   Type,
   Want,
 } from '../wire/message.ts'
+import { Alone } from './alone.ts'
 import type { MachineComponents, NodeMachineApi, NodeMachineInit, NodeOutput, NodeSocket } from './api.ts'
 import { Asker, type Way } from './asker.ts'
 import { BindingCounters } from './binding.ts'
-import { type KeptPair, Memory } from './memory.ts'
-import { zoneOf } from './names.ts'
+import { NodeLeases } from './node-leases.ts'
 import { Pair, type PairDirection, reaches } from './pair.ts'
 import type { AskedPorts } from './prediction.ts'
-import { hasVirtualAddresses, mayBeHost } from './virtual.ts'
+import { mayBeHost } from './virtual.ts'
 
 /** Of a lease, in the log. */
 const ENDED = "has ended by this machine's clock (is it right?)"
@@ -50,8 +49,6 @@ const ECHO_MS = 4_000
 const MAX_PAIRS = 1024
 /** Names sought at a time. */
 const MAX_SOUGHT = 256
-/** Foreign zones whose keys are pinned. */
-const MAX_ZONES = 4096
 /** How long a name is sought before the answer that there is none (ms). */
 const SEEK_MS = 10_000
 /** Between two directions asked for because a peer has no path (ms), doubling to the longest. */
@@ -60,8 +57,6 @@ const NO_PATH_LONGEST = 30_000
 /** Between two directions that look for a direct way while packets go by the relay (ms), doubling to the longest. */
 const OPTIMISE_PAUSE = 2_000
 const OPTIMISE_LONGEST = 60_000
-/** Bytes of an IPv6 address that are the coordinator's. */
-const PREFIX6 = 8
 /** Directions a second of new peers that this node did not ask for, and at once: each costs routes and a file. */
 const UNASKED_RATE = 20
 const UNASKED_BURST = 256
@@ -71,22 +66,6 @@ const MAX_HOSTS = 14
 const OBSERVED_MS = 20_000
 /** A node whose coordinator does not answer after its start goes on without it (ms). */
 const ALONE_MS = 3000
-/** Between calls to peers while no coordinator answers (ms): NATs forget in 30 s. Without any answer: first, doubling to the longest. */
-const CALL_MS = 20_000
-const FIRST_CALL_MS = 5_000
-const LONGEST_CALL_MS = 300_000
-const SETTLE_MS = 200
-/** Peers that are called, that are asked to bring a message, and places of this node in one. */
-const MAX_CALLED = 8
-const MAX_COMMON = 4
-const MAX_OWN_PLACES = 4
-/** They are asked to bring it each (ms), until the name has been sought for long enough. */
-const MEET_MS = 1000
-/** Messages a second that this node brings from one peer to another, and at once. */
-const MEETINGS_RATE = 5
-const MEETINGS_BURST = 20
-/** Changes of what is kept are gathered for (ms). */
-const KEEP_MS = 2000
 /** Keys for packets behind message 1 that the coordinator has of this node. */
 const PREKEYS = 2
 /** Padding of a registration (bytes): an answer is no more than three times its request. */
@@ -119,6 +98,8 @@ export class NodeMachine implements NodeMachineApi {
   readonly #parts: MachineComponents
   readonly #init: NodeMachineInit
   readonly #asker: Asker
+  readonly #leases: NodeLeases
+  readonly #alone: Alone
   readonly #pairs = new Map<string, Pair>()
   /** By tag in hexadecimal. */
   readonly #byTag = new Map<string, Pair>()
@@ -130,18 +111,15 @@ export class NodeMachine implements NodeMachineApi {
   /** The same of peers whose packets go by the relay. */
   readonly #relayed = new Map<string, { readonly at: number; readonly pause: number }>()
   readonly #unasked = new TokenBucket(UNASKED_RATE, UNASKED_BURST)
-  /** Keys of foreign zones, by zone: the first that was seen. */
-  readonly #zones = new Map<string, Uint8Array>()
   readonly #mappings = new Mappings()
   readonly #askedPorts: AskedPorts = new Map()
   readonly #bindingCounters = new BindingCounters()
   readonly #outputs: NodeOutput[] = []
   #outputsRead = 0
   #sockets: readonly NodeSocket[] = []
+  /** Those that the coordinator may give to others. */
+  #prekeys: readonly Prekey[] = []
   #coordinator: readonly Endpoint[] = []
-  #lease: Uint8Array | undefined
-  /** Addresses of the last lease. */
-  #addresses: Pick<Lease, 'v6' | 'v4'> | undefined
   #registered = false
   /** Why not, as it was reported. */
   #trouble: string | undefined
@@ -166,8 +144,20 @@ export class NodeMachine implements NodeMachineApi {
   constructor(parts: MachineComponents, init: NodeMachineInit) {
     this.#parts = parts
     this.#init = init
-    this.#lease = init.lease
-    this.#memory = new Memory(parts.crypto, init.kept ?? [])
+    this.#leases = new NodeLeases(parts, init)
+    this.#alone = new Alone(
+      {
+        ...{ name: this.#own, leases: this.#leases, pairs: this.#pairs, sought: this.#sought },
+        sockets: () => this.#sockets,
+        observedOf: (socket) => this.#observed.get(socket)?.endpoint,
+        pairOf: (tag) => this.#byTag.get(toHex(tag)),
+        pairFor: (...pair) => this.#pairFor(...pair),
+        step: (...step) => this.#step(...step),
+        emit: (output) => this.#emit(output),
+      },
+      parts.crypto,
+      init.kept ?? [],
+    )
     const { keyId, key } = init.credentials
     this.#asker = new Asker({
       ...{ crypto: parts.crypto, random: parts.random, wall: parts.wall },
@@ -216,8 +206,8 @@ export class NodeMachine implements NodeMachineApi {
     for (const pair of this.#pairs.values()) pair.setSockets(sorted, gone, now)
     if (isSettled) return
     this.#moved ||= this.#pairs.size > 0
-    if (!this.#registered) this.#expectAlone(ALONE_MS, now)
-    if (this.#isAlone) this.#callAt = Math.min(this.#callAt, now + SETTLE_MS)
+    if (!this.#registered) this.#alone.expect(ALONE_MS, now)
+    this.#alone.moved(now)
     this.#register(now)
   }
 
@@ -231,24 +221,6 @@ export class NodeMachine implements NodeMachineApi {
     if (!this.#registered) this.#register(now)
   }
 
-  /** Those that the coordinator may give to others. */
-  #prekeys: readonly Prekey[] = []
-  /** Bring messages of one peer to another: a second, and at once. */
-  readonly #brought = new TokenBucket(MEETINGS_RATE, MEETINGS_BURST)
-  readonly #memory: Memory
-  /** `#memory` is to be kept then. */
-  #keepAt = NEVER
-  /** No coordinator answers: peers are found by what is kept. Begins then, unless one does. */
-  #aloneAt = NEVER
-  #isAlone = false
-  #callAt = NEVER
-  /** Peers that others are asked to bring together with this node: until when (ms). */
-  readonly #wanted = new Map<string, number>()
-  /** They are asked again then. */
-  #meetAt = NEVER
-  /** Of calls without an answer. */
-  #callPause = FIRST_CALL_MS
-
   handleDatagram(bytes: Uint8Array, from: Endpoint, socket: number, now: number): void {
     if (bytes[0] === RELAYED_SIGN) {
       this.#relayedCheck(bytes, from, now)
@@ -259,7 +231,7 @@ export class NodeMachine implements NodeMachineApi {
     const { value } = datagram
     switch (value.kind) {
       case Kind.CHECK:
-        this.#pairOfTag(value.tag, now)?.handleCheck(value, from, socket, now)
+        this.#alone.pairOf(value.tag, now)?.handleCheck(value, from, socket, now)
         break
       case Kind.RELAY_BOUND:
         this.#byChannel.get(channelKey(value.channel, from))?.handleBound(value, from, socket, now)
@@ -339,7 +311,7 @@ export class NodeMachine implements NodeMachineApi {
     const sought: Sought = { since: now, asked: false, why: 'wanted' }
     this.#sought.set(name, sought)
     if (this.#located) this.#seek(name, sought, undefined, now)
-    else if (this.#isAlone) this.#recallSought(now)
+    else this.#alone.seek(now)
   }
 
   noteNoPath(peer: string, now: number, isWanted = true): void {
@@ -352,7 +324,7 @@ export class NodeMachine implements NodeMachineApi {
     const isDirected = this.#located && !this.#sought.has(peer)
     // After the first time, what is asked now is not asked again with the direction.
     pair.retry(now, isDirected && (known !== undefined || !isWanted))
-    if (this.#isAlone) this.#meet(pair, now)
+    this.#alone.meet(pair, now)
     if (!isDirected) return
     const sought: Sought = { since: now, asked: false, ...(!isWanted && { why: 'helps' }) }
     this.#sought.set(peer, sought)
@@ -396,9 +368,7 @@ export class NodeMachine implements NodeMachineApi {
   }
 
   forget(peer: string, now: number): void {
-    if (!this.#part(peer)) return
-    this.#memory.drop(peer)
-    this.#changedMemory(now)
+    if (this.#part(peer)) this.#alone.drop(peer, now)
   }
 
   noteEnded(peer: string): void {
@@ -429,7 +399,7 @@ export class NodeMachine implements NodeMachineApi {
 
   nextTimeout(): number | undefined {
     let at = Math.min(this.#asker.nextTimeout() ?? NEVER, this.#registerAt, this.#keepAliveAt)
-    at = Math.min(at, this.#keepAt, this.#aloneAt, this.#callAt, this.#meetAt, this.#mappings.nextTimeout())
+    at = Math.min(at, this.#alone.nextTimeout(), this.#mappings.nextTimeout())
     for (const pair of this.#pairs.values()) at = Math.min(at, pair.nextTimeout())
     for (const { since } of this.#sought.values()) at = Math.min(at, since + SEEK_MS)
     return at === NEVER ? undefined : at
@@ -449,13 +419,7 @@ export class NodeMachine implements NodeMachineApi {
         this.#refuse(name, Status.UNREACHED, reason)
       }
     for (const output of this.#mappings.handleTimeout(now)) this.#carryOut(output, now)
-    if (this.#aloneAt <= now) this.#beAlone(now)
-    if (this.#callAt <= now) this.#call(now)
-    if (this.#meetAt <= now) this.#meetAgain(now)
-    if (this.#keepAt <= now) {
-      this.#keepAt = NEVER
-      this.#emit({ type: 'keep', pairs: this.#memory.all() })
-    }
+    this.#alone.handleTimeout(now)
     if (this.#registerAt <= now) this.#register(now)
     if (this.#keepAliveAt <= now) this.#keepAlive(now)
   }
@@ -486,7 +450,7 @@ export class NodeMachine implements NodeMachineApi {
         type: Type.REGISTRATION_REQUEST,
         candidates: this.#hosts,
         prekeys: this.#prekeys,
-        ...(this.#lease !== undefined && { lease: this.#lease }),
+        ...this.#ownLease,
         ...(echo !== undefined && { echo }),
         ...(this.#init.notifications !== undefined && {
           want: Want.NOTIFICATIONS,
@@ -498,6 +462,11 @@ export class NodeMachine implements NodeMachineApi {
       (answer, way, at) => this.#registrationAnswered(answer, way, echo !== undefined, at),
       now,
     )
+  }
+
+  get #ownLease(): Pick<Message, 'lease'> {
+    const { encoded } = this.#leases
+    return encoded === undefined ? {} : { lease: encoded }
   }
 
   get #hosts() {
@@ -515,8 +484,7 @@ export class NodeMachine implements NodeMachineApi {
     if (!this.#registered) return
     this.#step(this.#own, this.#dc, Type.REGISTRATION_REQUEST, now)
     const message = { type: Type.REGISTRATION_REQUEST, candidates: this.#hosts, padding: PADDED }
-    const lease = this.#lease === undefined ? {} : { lease: this.#lease }
-    this.#asker.request({ ...message, ...lease }, REQUEST_MS, () => {}, now)
+    this.#asker.request({ ...message, ...this.#ownLease }, REQUEST_MS, () => {}, now)
   }
 
   #makePrekeys(): void {
@@ -553,23 +521,21 @@ export class NodeMachine implements NodeMachineApi {
       this.#register(now, answer.challenge)
       return
     }
-    const lease = answer.lease && this.#ownLease(answer.lease)
+    const lease = answer.lease && this.#leases.own(answer.lease)
     if (status !== Status.DONE || lease === undefined || answer.lease === undefined) {
       // A lease that is refused is of no use any more: the next registration asks for another one.
-      if (status === Status.LEASE_REFUSED) this.#lease = undefined
-      const ended = answer.lease !== undefined && this.#hasEnded(answer.lease)
+      if (status === Status.LEASE_REFUSED) this.#leases.encoded = undefined
+      const ended = answer.lease !== undefined && this.#leases.hasEnded(answer.lease)
       const unusable = ended ? `its lease ${ENDED}` : 'its lease is not ours'
       const reason = status === Status.DONE ? unusable : reasonOf(status)
       this.#unregister(`the coordinator refuses: ${reason}`, now)
       this.#registerAt = now + REGISTER_AGAIN
       return
     }
-    this.#lease = answer.lease
-    this.#addresses = lease
+    this.#leases.encoded = answer.lease
+    this.#leases.addresses = lease
     this.#registered = true
-    this.#aloneAt = NEVER
-    this.#callAt = NEVER
-    this.#isAlone = false
+    this.#alone.end()
     this.#confirmedAt = now
     this.#trouble = undefined
     this.#registerAt = now + 500 * Math.max(10, answer.lifetime ?? 3600)
@@ -666,24 +632,6 @@ export class NodeMachine implements NodeMachineApi {
     }
   }
 
-  /** A lease that a coordinator gives lasts for weeks: if it has ended, a clock is wrong, and this one at boot rather than the server's. */
-  #hasEnded(bytes: Uint8Array): boolean {
-    const lease = leaseCodec.decode(bytes)
-    return lease.ok && this.#parts.wall() / 1000 > lease.value.notAfter
-  }
-
-  /** The decoded lease, if it is this node's. */
-  #ownLease(bytes: Uint8Array): Lease | undefined {
-    const { crypto, wall } = this.#parts
-    const { credentials, publicKey } = this.#init
-    const lease = checkLease(bytes, credentials.zoneKey, wall(), (key, text, signature) =>
-      crypto.verify(key, text, signature),
-    )
-    if (!lease.ok || lease.value.name !== this.#own || !equal(lease.value.publicKey, publicKey))
-      return undefined
-    return hasVirtualAddresses(lease.value) ? lease.value : undefined
-  }
-
   /** Returns a challenge from the address it arrived at: the coordinator then takes this address as ours. */
   #echo(echo: Uint8Array, now: number, then: (now: number) => void = () => {}): void {
     this.#step(this.#own, this.#dc, Type.KEEP_ALIVE, now)
@@ -742,7 +690,7 @@ export class NodeMachine implements NodeMachineApi {
   #unregister(reason: string, now: number): void {
     if (this.#registered) this.#registerAt = Math.min(this.#registerAt, now + REGISTER_AGAIN)
     this.#registered = false
-    this.#expectAlone(0, now)
+    this.#alone.expect(0, now)
     this.#keepAliveAt = NEVER
     if (this.#trouble === reason) return
     this.#trouble = reason
@@ -815,9 +763,9 @@ export class NodeMachine implements NodeMachineApi {
     const route = Object.values(Route).find((each) => each === message.route)
     if (name === undefined || name === this.#own || pairKey === undefined || route === undefined)
       return Status.NOT_ALLOWED
-    const lease = message.lease && this.#peerLease(name, message.lease, message.zoneKey)
+    const lease = message.lease && this.#leases.peer(name, message.lease, message.zoneKey)
     if (lease === undefined) {
-      const ended = message.lease !== undefined && this.#hasEnded(message.lease)
+      const ended = message.lease !== undefined && this.#leases.hasEnded(message.lease)
       const why = ended ? ENDED : 'its zone has not signed'
       this.#log('warn', `a direction to ${name} had a lease that ${why}; ignored`)
       return Status.LEASE_REFUSED
@@ -825,7 +773,7 @@ export class NodeMachine implements NodeMachineApi {
     let pair = this.#pairs.get(name)
     if (pair?.hasFollowed(message.transaction) === true) return Status.DONE
     if (!this.#sought.has(name) && pair === undefined && !this.#unasked.take(now)) return Status.TOO_MANY
-    if (this.#collides(lease)) {
+    if (this.#leases.collides(lease, this.#pairs.values())) {
       this.#log('warn', `a direction to ${name} had an address of another node; ignored`)
       return Status.LEASE_REFUSED
     }
@@ -836,7 +784,7 @@ export class NodeMachine implements NodeMachineApi {
     for (const other of this.#pairs.values())
       if (other.peer !== name && equal(other.row.publicKey, lease.publicKey)) this.forget(other.peer, now)
     const direction = { lease, route, candidates, relays }
-    const before = pair?.row.publicKey ?? this.#keptKey(name)
+    const before = pair?.row.publicKey ?? this.#alone.keyOf(name)
     if (before !== undefined && !equal(before, lease.publicKey))
       this.#log(
         'warn',
@@ -858,16 +806,9 @@ export class NodeMachine implements NodeMachineApi {
     this.#observe(now)
     const { zoneKey, lease: encoded = new Uint8Array(0) } = message
     const places = pair.places
-    this.#memory.keep({ name, lease: encoded, pairKey, places, ...(zoneKey !== undefined && { zoneKey }) })
-    this.#changedMemory(now)
+    const kept = { name, lease: encoded, pairKey, places, ...(zoneKey !== undefined && { zoneKey }) }
+    this.#alone.keep(kept, now)
     return Status.DONE
-  }
-
-  /** The key of a peer that has ended, or that was met by an earlier process. */
-  #keptKey(name: string): Uint8Array | undefined {
-    const kept = this.#memory.get(name)
-    const lease = kept && leaseCodec.decode(kept.lease)
-    return lease?.ok === true ? lease.value.publicKey : undefined
   }
 
   /** The pair with this peer and key: the one that there is, or a new one. */
@@ -884,13 +825,13 @@ export class NodeMachine implements NodeMachineApi {
         own: this.#own,
         emit: (output) => this.#emit(output),
         step: (from, to, what, at) => this.#step(from, to, what, at),
-        onPlace: () => this.#placed(pair),
-        onAnswer: (at) => this.#answered(pair, at),
+        onPlace: () => this.#alone.placed(pair),
+        onAnswer: (at) => this.#alone.answered(pair, at),
         onObserved: (socket, endpoint, at) => {
           // The coordinator's word counts while there is one.
-          if (this.#isAlone && mayBeHost(endpoint)) this.#observed.set(socket, { endpoint, at })
+          if (this.#alone.isAlone && mayBeHost(endpoint)) this.#observed.set(socket, { endpoint, at })
         },
-        onMeeting: (message, at) => this.#meeting(pair, message, at),
+        onMeeting: (message, at) => this.#alone.meeting(pair, message, at),
         onChannel: ({ channel, endpoint }, isThere) => {
           const key = channelKey(channel, endpoint)
           if (isThere) this.#byChannel.set(key, pair)
@@ -907,201 +848,6 @@ export class NodeMachine implements NodeMachineApi {
     this.#pairs.set(name, pair)
     this.#byTag.set(toHex(pair.checks.tag), pair)
     return pair
-  }
-
-  // ---- without a coordinator (issue 13, part 5)
-
-  #expectAlone(ms: number, now: number): void {
-    if (!this.#isAlone) this.#aloneAt = Math.min(this.#aloneAt, now + ms)
-  }
-
-  #beAlone(now: number): void {
-    this.#aloneAt = NEVER
-    const lease = this.#addresses === undefined && this.#lease ? this.#ownLease(this.#lease) : undefined
-    if (lease !== undefined && this.#lease !== undefined) {
-      this.#addresses = lease
-      this.#emit({ type: 'alone', lease, encoded: this.#lease })
-    }
-    // Without an address of its own it is of no use to anybody.
-    if (this.#addresses === undefined) return
-    this.#isAlone = true
-    this.#callPause = FIRST_CALL_MS
-    this.#call(now)
-    this.#recallSought(now)
-  }
-
-  /** Shows peers where this node is now: those that have not moved can bring it and others together. */
-  #call(now: number): void {
-    for (const kept of this.#memory.all().slice(0, MAX_CALLED)) {
-      const pair = this.#pairs.get(kept.name)
-      // The peer may have a session with the run before: this end begins another.
-      if (pair === undefined) this.#recall(kept, { asked: false, opens: true }, now)
-      else pair.call(now)
-    }
-    const answers = [...this.#pairs.values()].some((pair) => pair.meetingWay !== undefined)
-    this.#callPause = answers ? CALL_MS : Math.min(2 * this.#callPause, LONGEST_CALL_MS)
-    this.#callAt = now + (answers ? CALL_MS : this.#callPause)
-  }
-
-  #recallSought(now: number): void {
-    for (const name of [...this.#sought.keys()]) {
-      const kept = this.#memory.get(name)
-      if (kept === undefined) continue
-      this.#sought.delete(name)
-      const pair = this.#recall(kept, { asked: true, opens: true }, now)
-      if (pair !== undefined) this.#meet(pair, now)
-    }
-  }
-
-  /** The pair as it was kept; its peer is asked for where it was. Undefined: its lease does not count any more. */
-  #recall(
-    { name, lease: encoded, pairKey, zoneKey, places }: KeptPair,
-    { asked, opens }: { readonly asked: boolean; readonly opens: boolean },
-    now: number,
-  ): Pair | undefined {
-    const lease = this.#peerLease(name, encoded, zoneKey)
-    if (lease === undefined || this.#collides(lease)) return undefined
-    const candidates = places.map((endpoint) => ({ kind: 'host' as const, endpoint }))
-    const direction = { lease, route: Route.CHECK, candidates, relays: [] }
-    const pair = this.#pairFor(name, direction, pairKey, now)
-    this.#emit({
-      type: 'direction',
-      peer: name,
-      lease,
-      pairKey,
-      leads: pair.leads,
-      route: Route.CHECK,
-      asked,
-      wanted: asked,
-    })
-    pair.direct(direction, this.#sockets, { asked: opens, early: false }, now)
-    return pair
-  }
-
-  #pairOfTag(tag: Uint8Array, now: number): Pair | undefined {
-    const pair = this.#byTag.get(toHex(tag))
-    if (pair !== undefined) return pair
-    const kept = this.#memory.byTag(tag)
-    // Somebody else may repeat what the peer has sent: that is once for each pair, and asks no more than is asked anyway.
-    return kept === undefined || this.#pairs.has(kept.name)
-      ? undefined
-      : this.#recall(kept, { asked: false, opens: false }, now)
-  }
-
-  /** Asks peers that answer to bring this one where we are; what they bring is sealed for it. */
-  #meet(peer: Pair, now: number): void {
-    if (peer.meetingWay !== undefined) return
-    if (this.#wanted.size < MAX_SOUGHT) this.#wanted.set(peer.peer, now + SEEK_MS)
-    this.#meetAt = Math.min(this.#meetAt, now + MEET_MS)
-    this.#askCommon(peer, now)
-  }
-
-  #askCommon(peer: Pair, now: number): void {
-    const common = [...this.#pairs.values()].filter((pair) => pair !== peer && pair.meetingWay !== undefined)
-    for (const pair of common.slice(0, MAX_COMMON)) this.#sendRequest(pair, peer, true, now)
-  }
-
-  /** A common peer may not have been there, or not have known where the other is. */
-  #meetAgain(now: number): void {
-    for (const name of this.#stillWanted(now)) this.#askCommon(this.#pairs.get(name)!, now)
-    this.#meetAt = this.#wanted.size > 0 ? now + MEET_MS : NEVER
-  }
-
-  #stillWanted(now: number): string[] {
-    for (const [name, until] of this.#wanted) {
-      const peer = this.#pairs.get(name)
-      if (until <= now || !this.#isAlone || peer === undefined || peer.meetingWay !== undefined)
-        this.#wanted.delete(name)
-    }
-    return [...this.#wanted.keys()]
-  }
-
-  /** One more that can bring messages, for those that are sought now. */
-  #answered(common: Pair, now: number): void {
-    for (const name of this.#stillWanted(now))
-      if (name !== common.peer) this.#sendRequest(common, this.#pairs.get(name)!, true, now)
-  }
-
-  #sendRequest(common: Pair, peer: Pair, wantsAnswer: boolean, now: number): void {
-    const way = common.meetingWay
-    const places = this.#ownPlaces()
-    if (way === undefined || places.length === 0) return
-    this.#step(this.#own, common.peer, Type.MEETING, now)
-    const datagram = peer.checks.sealedRequest(places, wantsAnswer)
-    common.checks.sendMeeting(way, { name: peer.peer, datagram })
-  }
-
-  /** Where others see this node, then addresses of its interfaces. */
-  #ownPlaces(): Endpoint[] {
-    const seen = this.#sockets.flatMap(({ socket }) => this.#observed.get(socket)?.endpoint ?? [])
-    const own = this.#sockets.flatMap(({ addresses, port }) =>
-      addresses.map((address) => ({ address, port })),
-    )
-    const all = [...seen, ...own]
-    return all
-      .filter((each, i) => all.findIndex((other) => sameEndpoint(other, each)) === i)
-      .slice(0, MAX_OWN_PLACES)
-  }
-
-  /** MEETING: to be brought to another peer, where that has answered; or brought from one, sealed with the key of that pair. */
-  #meeting(from: Pair, { name, nodeName, datagram }: Message, now: number): void {
-    this.#step(from.peer, this.#own, Type.MEETING, now)
-    if (datagram === undefined) return
-    if (name !== undefined) {
-      const to = this.#pairs.get(name)
-      const way = to?.meetingWay
-      if (to === undefined || to === from || way === undefined || !this.#brought.take(now)) return
-      this.#step(this.#own, name, Type.MEETING, now)
-      to.checks.sendMeeting(way, { nodeName: from.peer, datagram })
-      return
-    }
-    const check = datagramCodec.decode(datagram)
-    if (nodeName === undefined || !check.ok || check.value.kind !== Kind.CHECK) return
-    const peer = this.#pairOfTag(check.value.tag, now)
-    if (peer === undefined || peer.peer !== nodeName) return
-    if (peer.checks.handleBrought(check.value, now) === true) this.#sendRequest(from, peer, false, now)
-  }
-
-  #placed(pair: Pair): void {
-    const kept = this.#memory.get(pair.peer)
-    if (kept === undefined) return
-    this.#memory.keep({ ...kept, places: pair.places })
-    this.#keepAt = Math.min(this.#keepAt, 0)
-  }
-
-  #changedMemory(now: number): void {
-    this.#keepAt = Math.min(this.#keepAt, now + KEEP_MS)
-  }
-
-  /** Whether one of its virtual addresses is this node's, or that of another peer. One that logged in anew has its own, and another key. */
-  #collides({ name, publicKey, v6, v4 }: Lease): boolean {
-    const isOf = (other: Pick<Lease, 'v6' | 'v4'>) =>
-      equal(other.v6, v6) || (v4 !== undefined && other.v4 !== undefined && equal(other.v4, v4))
-    if (this.#addresses !== undefined && isOf(this.#addresses)) return true
-    for (const { peer, row } of this.#pairs.values())
-      if (peer !== name && isOf(row) && !equal(row.publicKey, publicKey)) return true
-    return false
-  }
-
-  /** The lease of a peer, signed by the key of its zone: ours, or the one that was seen first. */
-  #peerLease(name: string, bytes: Uint8Array, zoneKey: Uint8Array | undefined): Lease | undefined {
-    const { crypto, wall } = this.#parts
-    const zone = zoneOf(name)
-    const own = zone === zoneOf(this.#own)
-    const pinned = own ? this.#init.credentials.zoneKey : (this.#zones.get(zone) ?? zoneKey)
-    if (pinned === undefined) return undefined
-    const lease = checkLease(bytes, pinned, wall(), (key, text, signature) =>
-      crypto.verify(key, text, signature),
-    )
-    if (!lease.ok || lease.value.name !== name || !hasVirtualAddresses(lease.value)) return undefined
-    const ours = this.#addresses
-    if (ours !== undefined && own !== equal(lease.value.v6.slice(0, PREFIX6), ours.v6.slice(0, PREFIX6)))
-      return undefined
-    if (own) return lease.value
-    if (this.#zones.size < MAX_ZONES) this.#zones.set(zone, pinned)
-    // Zones choose their IPv4 blocks without each other: another's address may be a peer's of ours. IPv6 addresses are apart.
-    const { v4: _, ...rest } = lease.value
-    return rest
   }
 
   #forgetOldest(now: number): void {
