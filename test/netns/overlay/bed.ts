@@ -170,6 +170,21 @@ export class OverlayBed {
     return this.#command(name, ...args)
   }
 
+  /** For the message of a test that fails: what each node knows, and has done last. */
+  async state(): Promise<string> {
+    const words = [
+      ['overlay', 'peers', '--json'],
+      ['paths', '--json'],
+      ['overlay', 'trace'],
+    ]
+    const texts = []
+    for (const name of NODES) {
+      for (const each of words) texts.push(await this.godwit(name, ...each).catch(String))
+      texts.push(this.log(name).split('\n').slice(-60).join('\n'))
+    }
+    return texts.join('\n')
+  }
+
   view(name: NodeName): Promise<OverlayView> {
     return daemonAt(join(this.folder, name)).get('/v1/overlay')
   }
