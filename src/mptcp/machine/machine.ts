@@ -335,6 +335,8 @@ export class MptcpMachine {
     connection.usedAt = now
     if (connection.state === 'closed') return true
     if ((segment.flags & SYN) !== 0) {
+      // A copy of one that was answered long ago.
+      if (opening && (connection.state === 'established' || connection.state === 'closing')) return true
       const ours = opening
         ? this.#openings.sendSyn(connection, segment)
         : this.#openings.answer(connection, segment)

@@ -86,6 +86,13 @@ test('MP-55: one that is moved back before the old subflow is left leaves it no 
     left.map(([, access]) => access),
     ['acc2', 'acc2', 'acc2'],
   )
+  // And what was called a backup is called none when it is used again.
+  opened.machine.handover(0, 'acc2', opened.now)
+  const named = signals(opened.wait(3000)).filter(([, , backup]) => backup === false)
+  assert.deepEqual(
+    named.map(([, access]) => access),
+    ['acc2', 'acc2', 'acc2'],
+  )
 })
 
 test('MP-56: of a lost subflow the peer hears at once, alone, and with MP_PRIO a round trip later, 20 ms at least, and once more', () => {
@@ -96,8 +103,10 @@ test('MP-56: of a lost subflow the peer hears at once, alone, and with MP_PRIO a
     [Number.NaN, [0, 200, 400]],
   ] as const) {
     const opened = several([ACC1, ACC2], [30, srtt])
-    opened.machine.setAccesses([ACC2], 0)
-    assert.deepEqual(signals(opened.wait(1500)), [
+    opened.now = 1000
+    opened.machine.setAccesses([ACC2], 1000)
+    const all = signals(opened.wait(1500)).map(([at, ...rest]) => [Number(at) - 1000, ...rest])
+    assert.deepEqual(all, [
       [times[0], 'acc2', 'remove-addr'],
       [times[1], 'acc2', 'remove-addr', false],
       [times[2], 'acc2', 'remove-addr', false],
@@ -110,7 +119,7 @@ test('MP-56: of a lost subflow the peer hears at once, alone, and with MP_PRIO a
         from: 'acc1',
         to: 'acc2',
         cause: 'acc1 does not work any more',
-        gap: 0,
+        gap: 1000,
       },
     })
   }
@@ -218,6 +227,8 @@ test('a subflow that answers nothing for 100 ms and one and a half round trips i
     [40, 160],
   ] as const) {
     const opened = several([ACC1, ACC2], [srtt, 40])
+    opened.now = 500
+    opened.peer(ACK, 1, { dataAck: 1 })
     opened.now = 1000
     asks(opened)
     opened.wait(50)
@@ -230,7 +241,7 @@ test('a subflow that answers nothing for 100 ms and one and a half round trips i
     const [moved] = events(opened).filter(({ type }) => type === 'moved')
     assert.deepEqual(
       [moved!.type === 'moved' && moved!.cause, moved!.type === 'moved' && moved!.gap],
-      ['acc1 does not answer', 1000 + patience],
+      ['acc1 does not answer', 500 + patience],
     )
   }
   // An answer, whatever it says, and it begins anew with the next data.
@@ -522,4 +533,84 @@ test('MP-53: a subflow that is removed by hand is closed in order; if it was in 
   )
   assert.equal(opened.connection.active!.access, 'acc3')
   assert.equal(opened.connection.first!.state, 'closing')
+})
+
+test('as both ends are done nothing is begun on an access that comes, while one subflow is left', () => {
+  const opened = several([ACC1])
+  opened.local(ACK | FIN, 1, 1)
+  opened.peer(ACK, 1, { map: [1, 0, 1], fin: true, dataAck: 2 })
+  opened.local(ACK, 2, 2)
+  assert.equal(opened.connection.state, 'closing')
+  opened.machine.setAccesses([ACC1, ACC2], 0)
+  assert.deepEqual(
+    opened.wait(30_000).filter(([, out]) => isSyn(out)),
+    [],
+  )
+})
+
+test('P11: a connection without any access waits for a minute, and is reset then', () => {
+  const opened = several([ACC1, ACC2])
+  opened.now = 1000
+  opened.machine.setAccesses([], 1000)
+  const isReset = ([, out]: readonly [number, OutSegment]) => out.to === 'local' && (out.flags & RST) !== 0
+  assert.deepEqual(opened.wait(59_999).filter(isReset), [])
+  assert.equal(opened.connection.state, 'established')
+  const [[at, reset] = []] = opened.wait(1).filter(isReset)
+  assert.deepEqual([at, reset!.seq, reset!.ack], [61_000, PEER_ISN + 1, LOCAL_ISN + 1])
+  const reasons = events(opened).flatMap((each) => (each.type === 'ended' ? [each.reason] : []))
+  assert.deepEqual(reasons, ['no subflow for a minute'])
+  // One that gets a subflow in time does not.
+  const found = several([ACC1])
+  found.machine.setAccesses([], 0)
+  found.wait(59_000)
+  found.machine.setAccesses([ACC2], found.now)
+  found.accept(found.connection.subflows.at(-1)!)
+  found.wait(60_000)
+  assert.equal(found.connection.state, 'established')
+})
+
+test('ADR 0300: a refused access is tried again at once when it has another address, and not when something else changed', () => {
+  const opened = new Opened().open(ACCESSES)
+  const join = opened.connection.subflows[1]!
+  opened.in(join.tuple, RST | ACK, { seq: 0, ack: join.seqAt(1) })
+  const syns = () => opened.wait(0).filter(([, out]) => isSyn(out)).length
+  opened.machine.setAccesses([ACC1, { ...ACC2, mtu: 1400 }], 0)
+  assert.equal(syns(), 0)
+  opened.machine.setAccesses([ACC1, { ...ACC2, addresses: [Uint8Array.of(192, 0, 2, 9)] }], 0)
+  assert.equal(syns(), 1)
+})
+
+test('MP-22: what a peer says without any option, before it has sent a DATA_ACK, is plain TCP where it answers data or has some', () => {
+  for (const [ack, length, answered, plain] of [
+    [1, 0, false, false],
+    [11, 0, false, true],
+    [1, 10, false, true],
+    [11, 0, true, false],
+    [1, 10, true, false],
+  ] as const) {
+    const opened = new Opened()
+    opened.handshake()
+    if (answered) opened.peer(ACK, 1, { dataAck: 1 })
+    opened.local(ACK | PSH, 1, 1, 10)
+    const passed = opened.peer(ACK, 1, { ack, length }) === undefined
+    assert.deepEqual([passed, opened.machine.counts.fallbacks], [plain, plain ? 1 : 0], `${ack}, ${length}`)
+    assert.equal(opened.machine.connections.length, plain ? 0 : 1)
+  }
+})
+
+test('RFC 9293 §3.6.1: the local TCP opens another connection from ports of which the proxy has not seen the end', () => {
+  const opened = several([ACC1, ACC2])
+  const [old] = opened.machine.connections
+  const [syn] = opened.out(opened.wire, SYN, { seq: 77 })!
+  assert.deepEqual([syn!.seq, optionsOf(syn!)[0]!.type], [77, 'capable'])
+  assert.equal(opened.machine.connections.length, 1)
+  assert.notEqual(opened.connection, old)
+})
+
+test('RFC 9293 §3.10.7.4: copies of the SYN that come when the connection stands change nothing', () => {
+  const opened = several([ACC1])
+  const { connection } = opened
+  for (let i = 0; i < 4; i++) assert.deepEqual(opened.out(opened.wire, SYN, { seq: LOCAL_ISN }), [])
+  assert.equal(opened.connection, connection)
+  assert.equal(opened.local(ACK | PSH, 1, 1, 10)!.length, 1)
 })

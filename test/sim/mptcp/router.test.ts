@@ -2,7 +2,9 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { TcpFlag } from '../../../src/core/tcp.ts'
+import { nodeSha256 } from '../../../src/crypto/sha256.ts'
 import type { Connection } from '../../../src/mptcp/machine/connection.ts'
+import { joinHmac, joinReplyHmac } from '../../../src/mptcp/machine/keys.ts'
 import type { Tuple } from '../../../src/mptcp/machine/segment.ts'
 import { dsnAt } from '../../../src/mptcp/machine/sequence.ts'
 import type { Passage } from '../../../src/mptcp/machine/types.ts'
@@ -279,4 +281,29 @@ test('MP-15: a host behind whose SYN/ACK was lost on its side sends its SYN agai
   assert.deepEqual([again!.to, again!.seq, again!.flags], ['wire', 100, SYN])
   const [given] = router.forward(IN, back(host), SYN | ACK, answer)!
   assert.deepEqual([given!.to, given!.seq, given!.ack], ['local', 500, 101])
+})
+
+test('ADR 0170: a host behind that is moved by hand leaves the subflow with its own addresses in order: nothing returns to it', () => {
+  const { router, connection } = established()
+  const access = (n: number) => ({ name: `acc${n}`, addresses: [Uint8Array.of(203, 0, 113, n)] })
+  router.machine.setAccesses(
+    [1, 2].map((n) => ({ ...access(n), mtu: 1500, backup: false })),
+    0,
+  )
+  const { tuple, localNonce, localIsn } = connection.subflows[1]!
+  assert.deepEqual(tuple.local, Uint8Array.of(203, 0, 113, 2))
+  const key = new Uint8Array(8).fill(7)
+  const hmac = joinReplyHmac(joinHmac(nodeSha256, key, connection.localKey.bytes, 5, localNonce))
+  const reply = { type: 'join-reply', backup: false, id: 9, hmac, nonce: 5 } as const
+  router.in(tuple, SYN | ACK, { seq: 800, ack: (localIsn + 1) >>> 0, options: [reply] })
+  const dss = { type: 'dss', dataFin: false, ack: dsnAt(connection.localKey, 1) } as const
+  router.in(tuple, ACK, { seq: 801, ack: (localIsn + 1) >>> 0, options: [dss] })
+  assert.ok(router.machine.handover(connection.id, 'acc2', 0))
+  while (router.machine.poll() !== undefined) {}
+  router.machine.handleTimeout(300)
+  const sent = []
+  for (let out = router.machine.poll(); out !== undefined; out = router.machine.poll()) sent.push(out)
+  const fin = sent.find(({ flags }) => (flags & FIN) !== 0)
+  assert.deepEqual([fin!.tuple, fin!.flags], [connection.first!.tuple, ACK | FIN])
+  assert.equal(connection.first!.state, 'closing')
 })
