@@ -8,16 +8,20 @@ import {
   enterFast,
   isIdleFast,
   leaveFast,
+  leaveFastFor,
   readFast,
+  staysFastIncoming,
   staysFastOutgoing,
   takeBack,
 } from '../../../src/mptcp/machine/fast.ts'
 import type { FastLeft, FastNumbers, FastWay } from '../../../src/mptcp/machine/fast-slot.ts'
 import { keyOf } from '../../../src/mptcp/machine/keys.ts'
 import { OptionWriter, Segment, tupleKey } from '../../../src/mptcp/machine/segment.ts'
+import { dsnAt } from '../../../src/mptcp/machine/sequence.ts'
 import { Subflow } from '../../../src/mptcp/machine/subflow.ts'
 import { DEFAULT_INIT, newCounts } from '../../../src/mptcp/machine/types.ts'
 import type { Run } from '../../../src/mptcp/tables.ts'
+import type { MptcpOption } from '../../../src/mptcp/wire.ts'
 
 const NEVER = Number.NEGATIVE_INFINITY
 const KNOWN = { mss: 1460, scale: 7, sackPermitted: true }
@@ -434,4 +438,80 @@ test('issue 12, part 3: new data that the kernel does not send itself leave a co
   const quick = said({})
   assert.equal(staysFastOutgoing(quick.it, segment(50_001, 10)), false)
   assert.equal(staysFastOutgoing(quick.it, segment(50_001, 0)), true)
+})
+
+/** What a peer sends: payload of so many bytes, from an offset of the subflow. */
+function arrives(
+  at: number,
+  payloadLength: number,
+  options: readonly MptcpOption[] = [],
+  flags = 16,
+): Segment {
+  const segment = Object.assign(new Segment(), { seq: at, payloadLength, flags })
+  segment.mptcp.push(...options)
+  return segment
+}
+
+test('issue 12, part 3: what a peer sends leaves a connection in the kernel where that would take it so: data on its subflow that it does not receive itself, and empty segments', () => {
+  const { it, first } = said({})
+  const other = subflow(it, 9)
+  const slow = said({ receives: false })
+  const dss: MptcpOption = { type: 'dss', dataFin: false }
+  const prio: MptcpOption = { type: 'prio', backup: true }
+  for (const [what, stays, connection, on, segment] of [
+    ['data', false, it, first, arrives(50_001, 10, [dss])],
+    ['an acknowledgement', false, it, first, arrives(50_001, 0, [dss])],
+    ['data that it does not receive', true, slow.it, slow.first, arrives(50_001, 10, [dss])],
+    ['an acknowledgement there', true, slow.it, slow.first, arrives(50_001, 0)],
+    ['a signal', false, slow.it, slow.first, arrives(50_001, 0, [dss, prio])],
+    ['an end of data', false, slow.it, slow.first, arrives(50_001, 0, [{ ...dss, dataFin: true }])],
+    ['a FIN', false, slow.it, slow.first, arrives(50_001, 0, [dss], 17)],
+    ['a reset', false, slow.it, slow.first, arrives(50_001, 0, [dss], 20)],
+    ['an acknowledgement elsewhere', true, it, other, arrives(1, 0, [dss])],
+    ['data elsewhere', false, it, other, arrives(1, 10, [dss])],
+  ] as const)
+    assert.equal(staysFastIncoming(connection, on, segment), stays, what)
+})
+
+test('ADR 0451: a window probe of Linux, the newest acknowledged byte again in a place of its own, costs a connection little; anything else as much as ever', () => {
+  const probe =
+    (dsn: number, length = 1, map = length, at = 50_001) =>
+    (made: Made) => {
+      const option: MptcpOption = {
+        ...{ type: 'dss', dataFin: false },
+        map: { dsn: dsnAt(made.it.remoteKey!, dsn), ssn: at, length: map },
+      }
+      return arrives(at, length, [option])
+    }
+  for (const [what, segment, isProbe] of [
+    ['a probe', probe(50_000), true],
+    ['a new byte', probe(50_001), false],
+    ['two bytes', probe(49_999, 2), false],
+    ['a longer mapping', probe(50_000, 1, 2), false],
+    ['no place of its own', probe(50_000, 1, 1, 50_000), false],
+    ['no mapping', () => arrives(50_001, 1), false],
+  ] as const)
+    for (const [stayed, from] of [
+      [9, 100_002],
+      [10, 100_002 - 65_536],
+    ] as const) {
+      const made = said({})
+      leaveFastFor(made.it, made.first, segment(made), stayed)
+      assert.equal(made.it.fast, undefined)
+      assert.deepEqual(
+        [made.it.fastAfter, made.it.fastFrom],
+        isProbe ? [65_536, from] : [131_072, 100_002],
+        `${what}, ${stayed}`,
+      )
+    }
+  // One that waits for more, since it came back soon before, waits for as much less.
+  for (const [stayed, from] of [
+    [9, 100_002 - 65_536],
+    [10, 100_002 - 131_072],
+  ] as const) {
+    const made = said({})
+    made.it.fastAfter = 131_072
+    leaveFastFor(made.it, made.first, probe(50_000)(made), stayed)
+    assert.deepEqual([made.it.fastAfter, made.it.fastFrom], [131_072, from])
+  }
 })

@@ -18,8 +18,19 @@ const RECORD = 64 + 2048
 const HEAD = RECORD + 16
 const FIRST = RECORD + 416
 
-/** The memory of a connection with one subflow, on which 1,000 bytes went each way and 500 wait for their acknowledgement. */
-function written(): { readonly view: DataView; readonly bytes: Uint8Array; readonly room: () => boolean } {
+interface Memory {
+  readonly view: DataView
+  readonly bytes: Uint8Array
+  readonly room: () => boolean
+}
+
+/** A connection with one subflow, on which 1,000 bytes went each way and 500 wait for their acknowledgement. */
+function made(access = 'acc1'): {
+  readonly memory: Memory
+  readonly it: Connection
+  readonly first: Subflow
+  readonly records: Records
+} {
   const bytes = new Uint8Array(Records.byteLength(SLOTS))
   const memory = { view: new DataView(bytes.buffer), bytes, room: () => true }
   const tuple = {
@@ -40,7 +51,7 @@ function written(): { readonly view: DataView; readonly bytes: Uint8Array; reado
   it.state = 'established'
   Object.assign(it, { sndMax: 1501, dataUna: 1001, tan: 1001, rcvMax: 1001, window: 9, remoteWindow: 9000 })
   const first = new Subflow({
-    ...{ id: it.nextSubflowId(), tuple, key, addressId: 0, access: 'acc1', state: 'active', localIsn: 77 },
+    ...{ id: it.nextSubflowId(), tuple, key, addressId: 0, access, state: 'active', localIsn: 77 },
     ...{ backup: false, now: 0 },
   })
   Object.assign(first, { next: 1501, una: 1001, high: 1001, acked: 1001 })
@@ -48,11 +59,15 @@ function written(): { readonly view: DataView; readonly bytes: Uint8Array; reado
   first.recv.add(501, 501, 500)
   it.subflows.push(first)
   it.active = first
-  new Records(memory, SLOTS).save(it)
-  return memory
+  const records = new Records(memory, SLOTS)
+  records.save(it)
+  return { memory, it, first, records }
 }
 
-const kept = (memory: ReturnType<typeof written>) => new Records(memory, SLOTS).load()
+/** What is left of it. */
+const written = (): Memory => made().memory
+
+const kept = (memory: Memory) => new Records(memory, SLOTS).load()
 
 /** Each as [what, write, last value that is believed, first that is not]. */
 type Write = (view: DataView, value: number) => void
@@ -233,4 +248,72 @@ test('issue 12, part 3: a connection that was left without a subflow that works 
   for (let event = machine.pollEvent(); event !== undefined; event = machine.pollEvent())
     if (event.type === 'ended') ended.push(event.reason)
   assert.deepEqual(ended, ['no subflow for a minute'])
+})
+
+test('issue 12, part 3: the newest 96 mappings are kept, however many there were, and as far back as the peer has not acknowledged them', () => {
+  const { memory, it, first, records } = made()
+  const check = (what: string) => {
+    records.save(it)
+    const [subflow] = kept(memory).kept[0]!.subflows
+    const open = first.send.runs.filter(({ ssn, length }) => ssn + length > first.una)
+    assert.deepEqual(subflow!.send, open.slice(-96), what)
+    assert.deepEqual([subflow!.whole, subflow!.appended], [open.length <= 96, first.send.appended], what)
+  }
+  let count = 0
+  for (const more of [1, 94, 1, 1, 50, 97, 3, 200, 1]) {
+    for (let i = 0; i < more; i++) {
+      first.send.append(first.next, it.sndMax, 10)
+      first.next += 10
+      it.sndMax += 10
+    }
+    count += more
+    check(`${count}`)
+  }
+  // What is acknowledged is not kept, the rest of a mapping is.
+  for (const una of [first.next - 955, first.next - 500, first.next - 10, first.next]) {
+    first.una = una
+    first.send.acknowledge(una, una)
+    check(`from ${una}`)
+  }
+})
+
+test('issue 12, part 3: the newest three mappings that a peer announced are kept, four addresses that are gone, and names of 15 letters', () => {
+  const { memory, it, first, records } = made('fifteen-letters')
+  for (let i = 0; i < 4; i++) first.recv.add(2001 + 100 * i, 3001 + 200 * i, 50)
+  it.repeat = [
+    { type: 'prio', backup: false },
+    { type: 'remove-addr', ids: [7, 8, 9, 250] },
+  ]
+  records.save(it)
+  const [connection] = kept(memory).kept
+  assert.deepEqual(connection!.removed, [7, 8, 9, 250])
+  const [subflow] = connection!.subflows
+  assert.deepEqual(subflow!.recv, first.recv.runs.slice(-3))
+  assert.equal(subflow!.access, 'fifteen-letters')
+  const [longer] = kept(made('sixteen-letters-').memory).kept
+  assert.equal(longer!.subflows[0]!.access, undefined)
+})
+
+test('issue 12, part 3: halves take turns: a kill in the middle of writing leaves what was written before', () => {
+  const { memory, it, records } = made()
+  const { view } = memory
+  assert.equal(view.getUint32(RECORD, true), 1)
+  for (const half of [2, 1, 2]) {
+    const before = it.tan
+    it.rcvMax += 10
+    it.tan += 10
+    records.save(it)
+    assert.equal(view.getUint32(RECORD, true), half)
+    assert.equal(kept(memory).kept[0]!.tan, it.tan)
+    view.setUint32(RECORD, 3 - half, true)
+    assert.equal(kept(memory).kept[0]!.tan, before)
+    view.setUint32(RECORD, half, true)
+  }
+  // Before it speaks MPTCP both ways nothing is written; what is over is not kept.
+  it.state = 'syn-sent'
+  it.tan++
+  records.save(it)
+  assert.equal(kept(memory).kept[0]!.tan, it.tan - 1)
+  records.forget(it.id)
+  assert.deepEqual(kept(memory).kept, [])
 })
