@@ -18,10 +18,8 @@ const Kind = {
   SCALE: 3,
   SACK_PERMITTED: 4,
   SACK: 5,
-  TIMESTAMPS: 8,
   MD5: 19,
   AO: 29,
-  FAST_OPEN: 34,
   MPTCP: MPTCP_KIND,
 } as const
 const NOP = 1

@@ -372,3 +372,16 @@ test('RFC 6298 §3: an acknowledgement of what was sent twice measures no round 
     assert.equal(served.connection.first!.srtt, again ? Number.NaN : 90)
   }
 })
+
+test('MP-52: what goes over a subflow whose path carries less is said to be cut smaller than the packet at hand, what goes over others is not', () => {
+  const { served } = two()
+  const cut = (at: number) => {
+    const [out] = to('wire', served.local(ACK | PSH, at, 1, 1432))
+    return [out!.tuple.remotePort, out!.segmentSize, out!.narrow]
+  }
+  assert.deepEqual(cut(1), [4000, 1432, false])
+  served.machine.tooBig(served.connection.first!.key, LOCAL_ISN + 1, 1400, 0)
+  assert.deepEqual(cut(1433), [4000, 1332, true])
+  move(served)
+  assert.deepEqual(cut(2865), [4001, 1432, false])
+})
