@@ -811,8 +811,11 @@ export class Multipath {
       this.watch.publishMtu(peer, path)
     }
     for (const other of [...peer.paths]) {
-      // What went out on hope alone, or behind a message 1 that may have come another way.
-      const isHoped = other.known !== 'proven' || now - peer.earlyEndedAt < K.EARLY_USE
+      // What went out on hope alone, behind a message 1 that may have come another way, or to where the peer has shown nothing since.
+      const isHoped =
+        other.known !== 'proven' ||
+        now - peer.earlyEndedAt < K.EARLY_USE ||
+        this.#parts.paths.counters(other.slot).lastReceivedAt < other.earlySince
       if (other !== path && other.known !== undefined && isHoped && other.usable)
         this.#resend(other, path, -1)
       if (Number.isNaN(other.owedAfter)) continue

@@ -46,7 +46,7 @@ export class EngineNode implements SimParticipant {
   #nextFd = 100
 
   /** `firstPort`: of its sockets; a kernel gives a program that starts again other ones. */
-  constructor(net: Network, name: string, seed: number, firstPort = 50_000) {
+  constructor(net: Network, name: string, seed: number, firstPort = 50_000, more: Partial<NodeSetup> = {}) {
     this.#net = net
     this.#nextPort = firstPort
     const site = net.sites[0]!
@@ -55,6 +55,7 @@ export class EngineNode implements SimParticipant {
     const account = site.servers.add(this.name, nodeCrypto.publicKey(privateKey))
     const setup: NodeSetup = {
       ...{ device: 'sim', mtu: 1400, privateKey, mark: 1, credentials: account.credentials },
+      ...more,
     }
     this.engine = new NodeEngine({
       poller: this.#poller(),
