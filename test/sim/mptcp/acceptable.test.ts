@@ -2,9 +2,9 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { TcpFlag } from '../../../src/core/tcp.ts'
-import { Served, to } from './served.ts'
+import { LOCAL_ISN, Opened, PEER_ISN, Served, to } from './served.ts'
 
-const { ACK, FIN, PSH, RST } = TcpFlag
+const { ACK, FIN, PSH, RST, SYN } = TcpFlag
 /** The least window that is assumed. */
 const LEAST = 65_536
 
@@ -78,4 +78,55 @@ test('RFC 5961 §5: of what is not looked at, data and a FIN are answered by an 
     for (const { flags, ack } of sent)
       assert.deepEqual([flags & RST, ack], [0, served.connection.first!.ackAt(101)])
   }
+})
+
+test('RFC 5961 §3.2: a reset counts from what is acknowledged to the newest byte that came, both included; else it is asked for', () => {
+  for (const [at, counts] of [
+    [50, false],
+    [51, true],
+    [101, true],
+    [102, false],
+  ] as const) {
+    const served = new Served().open()
+    served.join()
+    served.peer(ACK | PSH, 1, { length: 100, map: [1, 1, 100] })
+    served.local(ACK, 1, 51)
+    const sent = to('wire', served.peer(RST, at))
+    assert.equal(served.connection.first!.state, counts ? 'dead' : 'active', `${at}`)
+    assert.deepEqual(
+      sent.map(({ tuple, flags, ack }) => [tuple.remotePort, flags, ack - PEER_ISN]),
+      counts ? [] : [[4000, ACK, 51]],
+    )
+  }
+})
+
+test('a connection that is over: ended in order it acknowledges a FIN that comes again and nothing else; reset, it answers all by a reset, but no reset', () => {
+  const over = new Served().open()
+  over.local(ACK | FIN, 1, 1)
+  over.peer(ACK, 1, { map: [1, 0, 1], fin: true, dataAck: 2 })
+  over.local(ACK, 2, 2)
+  over.peer(ACK | FIN, 1, { ack: 2, dataAck: 2 })
+  assert.equal(over.connection.state, 'closed')
+  const [known, ...more] = over.peer(ACK | FIN, 1, { ack: 2 })!
+  assert.deepEqual([known!.to, known!.flags, known!.ack - PEER_ISN, more.length], ['wire', ACK, 2, 0])
+  assert.deepEqual(over.peer(ACK, 2, { ack: 2 }), [])
+  assert.deepEqual(over.local(ACK, 2, 2), [], 'nor does the peer hear more of the local TCP')
+  const reset = new Served().open()
+  reset.local(RST | ACK, 1, 1)
+  assert.equal(reset.connection.state, 'closed')
+  for (const flags of [ACK, ACK | PSH, ACK | FIN])
+    assert.deepEqual(
+      reset.peer(flags, 1)!.map((out) => [out.to, out.flags & RST]),
+      [['wire', RST]],
+    )
+  assert.deepEqual(reset.peer(RST, 1), [])
+  assert.deepEqual(reset.local(ACK, 1, 1), [])
+})
+
+test('before the answer to its SYN nothing of a TCP is translated', () => {
+  const opened = new Opened()
+  opened.out(opened.wire, SYN, { seq: LOCAL_ISN })
+  assert.equal(opened.local(ACK, 1, 1), undefined)
+  assert.equal(opened.peer(ACK, 1), undefined)
+  assert.equal(opened.connection.state, 'syn-sent')
 })

@@ -116,8 +116,8 @@ test('a packet with data and a DATA_ACK gives the local TCP one segment; a singl
     served.peer(ACK | PSH, 1, { length: 1, map: [1, 1, 1], ack: 1001, dataAck: 1001 }),
   )
   assert.deepEqual(
-    given.map((out) => [out.seq - PEER_ISN, out.ack - LOCAL_ISN, payloadLength(out)]),
-    [[1, 1001, 1]],
+    given.map((out) => [out.seq - PEER_ISN, out.ack - LOCAL_ISN, payloadLength(out), out.segmentSize]),
+    [[1, 1001, 1, 0xffff]],
   )
   const end = to('local', served.peer(ACK, 2, { map: [2, 0, 1], fin: true, ack: 1001, dataAck: 1001 }))
   assert.deepEqual(

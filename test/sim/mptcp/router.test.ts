@@ -307,3 +307,26 @@ test('ADR 0170: a host behind that is moved by hand leaves the subflow with its 
   assert.deepEqual([fin!.tuple, fin!.flags], [connection.first!.tuple, ACK | FIN])
   assert.equal(connection.first!.state, 'closing')
 })
+
+test('P3: what goes on to a host behind is cut to its MSS, less the room of all options, and what goes to this host is not', () => {
+  for (const [mss, want] of [
+    [1460, 1420],
+    [100, 88],
+  ] as const) {
+    const router = new Alone()
+    const host = from(2, 1000)
+    const options = [{ ...CAPABLE, key: new Uint8Array(8).fill(7) }]
+    router.forward(OUT, host, SYN, { seq: 100, mss })
+    router.forward(IN, back(host), SYN | ACK, { seq: 500, ack: 101, options })
+    router.forward(OUT, host, ACK, { seq: 101, ack: 501 })
+    const { localKey, remoteKey } = router.machine.connections[0]!
+    const map = { dsn: dsnAt(remoteKey!, 1), ssn: 1, length: 3000 }
+    const dss = { type: 'dss', dataFin: false, ack: dsnAt(localKey, 1), map } as const
+    const payload = new Uint8Array(3000)
+    const [data] = router.forward(IN, back(host), ACK, { seq: 501, ack: 101, options: [dss], payload })!
+    assert.deepEqual(
+      [data!.to, data!.behind, data!.segmentSize, data!.payload!.length],
+      ['local', true, want, 3000],
+    )
+  }
+})
