@@ -28,6 +28,8 @@ export interface LinkFacts {
   readonly operState: string
   readonly loopback: boolean
   readonly mtu: number
+  /** Index of what it is a port of. */
+  readonly master?: number | undefined
 }
 
 export interface AddressFacts {
@@ -190,9 +192,12 @@ const INNER_KINDS = new Set([
   'ipip',
   'sit',
   'ip6tnl',
+  'vrf',
   'vti',
   'xfrm',
 ])
+/** What such a device is made of carries its packets, and has no addresses. */
+const MADE_OF_PORTS = new Set(['bond', 'bridge', 'team'])
 /** Made by the kernel with a module, or nothing that an address is given to: not worth a word while they are set down. */
 const MADE_BY_ITSELF = new Set([
   'erspan',
@@ -443,6 +448,15 @@ export class AccessMachine<R extends RouteFacts = RouteFacts> {
       if (access !== undefined || link.loopback || matchesAny(this.#ours, link.name)) return []
       if (!link.up && isInner(link)) return []
       const addresses = this.#addressesOf(link.index).map((each) => `${each.address}/${each.prefixLength}`)
+      const master = link.master === undefined ? undefined : this.#interfaces.get(link.master)?.link
+      if (addresses.length === 0 && master?.kind !== undefined && MADE_OF_PORTS.has(master.kind))
+        return [
+          {
+            name: link.name,
+            reason: `a port of ${master.name}; ${master.name} carries its packets`,
+            addresses,
+          },
+        ]
       const why = this.#whyNoAccess(link, this.#gatewaysOf(link.name).length > 0)
       const reason = whyDown(link) ?? (why === NO_ROUTE && addresses.length === 0 ? NO_ADDRESS : why)
       return reason === undefined ? [] : [{ name: link.name, reason, addresses }]

@@ -386,9 +386,14 @@ export class AccessMonitor {
 
   #read(): void {
     const addresses = this.#rtnl.addresses()
-    const tables = tablesBySource(this.#rtnl.rules(), addresses)
+    const links = this.#rtnl.links()
+    const ofVrfs = links.flatMap(({ vrfTable }) => vrfTable ?? [])
+    const tables = new Set([
+      ...tablesBySource(this.#rtnl.rules(), addresses),
+      ...ofVrfs.slice(0, MOST_TABLES),
+    ])
     const snapshot = {
-      links: this.#rtnl.links(),
+      links,
       addresses,
       tables,
       routes: [MAIN_TABLE, ...tables].flatMap((table) => this.#rtnl.routes({ table }).flatMap(eachHop)),

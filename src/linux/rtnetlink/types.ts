@@ -23,7 +23,9 @@ export interface Link {
   /** Hardware address in hexadecimal with colons; empty where there is none. */
   readonly mac: string
   readonly alias: string | undefined
-  /** Index of the bridge or bond it is a port of. */
+  /** Of a VRF: the table that has the routes of its ports. */
+  readonly vrfTable?: number
+  /** Index of the bridge, bond or VRF it is a port of. */
   readonly master: number | undefined
   /** Largest super-packet the device takes from the stack, in bytes; undefined on old kernels. */
   readonly gsoMaxSize: number | undefined

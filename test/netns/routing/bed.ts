@@ -144,12 +144,18 @@ export class Sites {
     this.#folder = folder
   }
 
-  /** All three routers up, every path works; `extra`: more lines of their configuration. mb checks no sources of its own site: only the far end does. */
-  static async start(extra: Partial<Record<RouterName, string>> = {}): Promise<Sites> {
+  /**
+   * All three routers up, every path works; `extra`: more lines of their configuration; `accesses`: patterns of what the mobile ones use.
+   * mb checks no sources of its own site: only the far end does.
+   */
+  static async start(
+    extra: Partial<Record<RouterName, string>> = {},
+    accesses: readonly string[] = ['acc1', 'acc2'],
+  ): Promise<Sites> {
     const folder = mkdtempSync(join(tmpdir(), 'godwit-sites-'))
     const sites = new Sites(await Lab.build(topology), folder)
     try {
-      await sites.#setUp(extra)
+      await sites.#setUp(extra, accesses)
     } catch (error) {
       await sites.close()
       throw error
@@ -162,8 +168,8 @@ export class Sites {
     rmSync(this.#folder, { recursive: true, force: true })
   }
 
-  async #setUp(extra: Partial<Record<RouterName, string>>): Promise<void> {
-    const accesses = ['--access', 'acc1', '--access', 'acc2']
+  async #setUp(extra: Partial<Record<RouterName, string>>, patterns: readonly string[]): Promise<void> {
+    const accesses = patterns.flatMap((pattern) => ['--access', pattern])
     const options: Record<RouterName, string[]> = {
       hg: ['--endpoint', `${HOME[4]}:${PORT}`, ...behind('--subnet', 2)],
       ma: [...accesses, ...behind('--subnet', 1)],

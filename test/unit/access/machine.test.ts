@@ -271,6 +271,8 @@ test('issue 10, A5: an interface of any kind that is down from the beginning is 
   add(7, 'veth1a2b', { kind: 'veth', ...down })
   add(8, 'gretap0', { kind: 'gretap', ...down })
   add(9, 'sit0', { kind: 'sit', ...down })
+  add(10, 'eth1', { master: 2 })
+  add(11, 'eth2', { master: 4 })
   const unused = machine.unused()
   assert.deepEqual(
     unused.map(({ name, reason }) => `${name} ${reason}`),
@@ -280,6 +282,8 @@ test('issue 10, A5: an interface of any kind that is down from the beginning is 
       'br0 down: the interface is set down',
       'br1 no address and no default route',
       'wwan0 no address and no default route',
+      'eth1 a port of bond0; bond0 carries its packets',
+      'eth2 a port of br0; br0 carries its packets',
     ],
   )
   const said = (name: string) => {
@@ -294,6 +298,10 @@ test('issue 10, A5: an interface of any kind that is down from the beginning is 
   assert.equal(
     said('wwan0'),
     `NO_ACCESS wwan0 is no access: no address and no default route (start DHCP on it; ${becomes})`,
+  )
+  assert.equal(
+    said('eth1'),
+    'NO_ACCESS eth1 is no access: a port of bond0 (bond0 carries its packets; accesses: wlan0)',
   )
   assert.equal(said('eth7'), 'NO_ACCESS there is no access eth7 (accesses: wlan0)')
 })

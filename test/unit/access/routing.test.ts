@@ -3,11 +3,14 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import type { Access } from '../../../src/access/machine.ts'
 import { AccessRouting } from '../../../src/access/routing.ts'
+import { AccessMonitor } from '../../../src/access/service.ts'
 import { EINVAL } from '../../../src/core/errno.ts'
 import { Ledger } from '../../../src/linux/ledger.ts'
 import { KernelError } from '../../../src/linux/libc.ts'
+import { NetlinkMessage } from '../../../src/linux/netlink.ts'
+import * as codec from '../../../src/linux/rtnetlink/codec/index.ts'
 import { FakeNetwork, FakeRtnl } from '../../../src/linux/rtnetlink/index.ts'
-import type { RouteSpec } from '../../../src/linux/rtnetlink/types.ts'
+import type { Link, RouteSpec } from '../../../src/linux/rtnetlink/types.ts'
 
 const WLAN: Access = {
   name: 'wlan0',
@@ -83,4 +86,41 @@ test('issue 10: two routers of one network with the same metric are both in the 
       .map(({ via, metric }) => `${via} ${metric}`),
     ['fe80::a 1024', 'fe80::b 1025'],
   )
+})
+
+/** `ip link add NAME type vrf table TABLE`, as the kernel lists it. */
+function vrf(index: number, name: string, table: number): Link {
+  const message = codec.writeLinkHeader(new NetlinkMessage(0), index, true)
+  codec.writeLinkName(message, name)
+  message.nested(18, () => {
+    message.attributeString(1, 'vrf')
+    message.nested(2, () => message.attributeU32(1, table))
+  })
+  return codec.readLink(message.finish(1).subarray(16))!
+}
+
+/** A machine with a VRF. */
+class WithVrf extends FakeRtnl {
+  override links(): Link[] {
+    return [...super.links(), vrf(99, 'red', 10)]
+  }
+}
+
+test('issue 10: a port of a VRF is an access by the routes of its table', () => {
+  const rtnl = new WithVrf(new FakeNetwork(), 'host')
+  rtnl.createLink({ kind: 'veth', name: 'wlan0', up: true, peer: { name: 'far', up: true } })
+  rtnl.addAddress('wlan0', '192.0.2.9/24')
+  rtnl.addRoute({ to: 'default', via: '192.0.2.1', dev: 'wlan0', table: 10 })
+  const clock = { now: () => 0, wall: () => 0, suspended: () => 0 }
+  const monitor = new AccessMonitor({ rtnl, clock }, {})
+  monitor.start()
+  assert.deepEqual(
+    monitor.accesses().map(({ name, state, families }) => [name, state, families]),
+    [['wlan0', 'up', [4]]],
+  )
+  assert.equal(
+    rtnl.routes({ table: monitor.table('wlan0')!, family: 4 }).find(({ to }) => to === 'default')?.via,
+    '192.0.2.1',
+  )
+  monitor.stop()
 })

@@ -24,6 +24,7 @@ const Ifla = {
 const INFO_KIND = 1
 const INFO_DATA = 2
 const VETH_INFO_PEER = 1
+const VRF_TABLE = 1
 /** No statistics of virtual functions, no bridge details. */
 const EXT_FILTER_SKIP_STATS = 8
 
@@ -103,10 +104,14 @@ export function readLink(body: Uint8Array): Link | undefined {
   const stats = attributes.bytes(Ifla.STATS64)
   const counter = (n: number) =>
     stats !== undefined && stats.length >= 8 * n + 8 ? Number(viewOf(stats).getBigUint64(8 * n, true)) : 0
+  const info = attributes.nested(Ifla.LINK_INFO)
+  const kind = info?.string(INFO_KIND)
+  const vrfTable = kind === 'vrf' ? info?.nested(INFO_DATA)?.u32(VRF_TABLE) : undefined
   return {
     index: view.getUint32(4, true),
     name: attributes.string(Ifla.NAME) ?? '',
-    kind: attributes.nested(Ifla.LINK_INFO)?.string(INFO_KIND),
+    kind,
+    ...(vrfTable !== undefined && { vrfTable }),
     up: (flags & IFF_UP) !== 0,
     carrier: (flags & IFF_LOWER_UP) !== 0,
     operState: OPER_STATES[attributes.u8(Ifla.OPER_STATE) ?? 0] ?? 'unknown',
