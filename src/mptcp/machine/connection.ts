@@ -255,7 +255,12 @@ export class Connection {
 
   /** The local TCP has no room for a segment. */
   get isShut(): boolean {
-    return this.window * this.#unit < this.segmentSize
+    return this.windowBytes < this.segmentSize
+  }
+
+  /** The window that the local TCP announced last, in bytes. */
+  get windowBytes(): number {
+    return this.window * this.#unit
   }
 
   /** Bytes that 1 is in a window of the local TCP. */

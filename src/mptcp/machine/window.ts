@@ -42,8 +42,8 @@ export function isAcceptableFromBehind(connection: Connection, segment: Segment)
 }
 
 /** What the local TCP takes (bytes), as far as is known. */
-function localWindow({ remoteSyn, localSyn, window }: Connection): number {
-  return Math.max(LEAST, window * 2 ** (remoteSyn.scale < 0 ? 0 : Math.max(0, localSyn.scale)))
+function localWindow({ windowBytes }: Connection): number {
+  return Math.max(LEAST, windowBytes)
 }
 
 /** Of one that is not: whether it is answered. Empty ones are not, or two ends would answer each other without end. */

@@ -268,7 +268,7 @@ test('MP-15, MP-23, RFC 8684 §3.2: a join, packet by packet', () => {
   }
 })
 
-test('RFC 7323 §2: a SYN of a join scales windows, and offers SACK, where both ends of the connection do', () => {
+test('RFC 7323 §2: a SYN of a join scales windows, and offers SACK, where both ends of the connection do; its own window is in bytes', () => {
   for (const [peer, local, scale, sackPermitted] of [
     [{}, {}, 7, true],
     [{ scale: -1 }, {}, -1, true],
@@ -285,6 +285,7 @@ test('RFC 7323 §2: a SYN of a join scales windows, and offers SACK, where both 
     opened.local(ACK, 1, 1)
     const [syn] = opened.peer(ACK, 1, { dataAck: 1 })!.filter(isSyn)
     assert.deepEqual(offer(syn!), { mss: 1460, scale, sackPermitted })
+    assert.equal(syn!.window, scale < 0 ? 1000 : 0xffff)
     const served = new Served().open(peer, local)
     const join = { type: 'join', backup: false, id: 2, token: served.key.token, nonce: 7 } as const
     const [answer] = served.in({ ...WIRE, remotePort: 4001 }, SYN, {
@@ -293,6 +294,7 @@ test('RFC 7323 §2: a SYN of a join scales windows, and offers SACK, where both 
       ...peer,
     })!
     assert.deepEqual(offer(answer!), { mss: 1460, scale, sackPermitted })
+    assert.equal(answer!.window, scale < 0 ? 1000 : 0xffff)
   }
 })
 

@@ -385,3 +385,24 @@ test('MP-52: what goes over a subflow whose path carries less is said to be cut 
   move(served)
   assert.deepEqual(cut(2865), [4001, 1432, false])
 })
+
+test('RFC 6298 §2: the round trip is smoothed by an eighth; one segment at a time is measured, from when it left to when all of it is acknowledged', () => {
+  const served = new Served().open()
+  const { first } = served.connection
+  served.local(ACK | PSH, 1, 1, 100)
+  served.now = 50
+  served.local(ACK | PSH, 101, 1, 100)
+  served.now = 90
+  served.peer(ACK, 1, { ack: 51, dataAck: 51 })
+  assert.equal(first!.srtt, Number.NaN, 'a part of it')
+  served.peer(ACK, 1, { ack: 101, dataAck: 101 })
+  assert.equal(first!.srtt, 90)
+  served.now = 300
+  served.peer(ACK, 1, { ack: 201, dataAck: 201 })
+  assert.equal(first!.srtt, 90, 'it was not the one that is measured')
+  served.local(ACK | PSH, 201, 1, 100)
+  served.now = 470
+  served.peer(ACK, 1, { ack: 301, dataAck: 301 })
+  assert.equal(first!.srtt, 0.875 * 90 + 0.125 * 170)
+  assert.equal(first!.sentBytes, 300)
+})

@@ -317,3 +317,33 @@ test('issue 12, part 3: halves take turns: a kill in the middle of writing leave
   records.forget(it.id)
   assert.deepEqual(kept(memory).kept, [])
 })
+
+test('issue 12, part 3: a subflow whose place in the record is another, since one before it was forgotten, has its mappings there', () => {
+  const { memory, it, first, records } = made()
+  const further = (state: 'dead' | 'active', localPort: number) => {
+    const tuple = { ...first.tuple, localPort }
+    const subflow = new Subflow({
+      ...{ id: it.nextSubflowId(), tuple, key: tupleKey(tuple), addressId: 1, access: 'acc1', state },
+      ...{ localIsn: 7, backup: false, now: 0 },
+    })
+    it.subflows.push(subflow)
+    return subflow
+  }
+  const gone = further('active', 4001)
+  const stays = further('active', 4002)
+  for (const [i, subflow] of [gone, stays].entries())
+    for (let n = 0; n < 3; n++) {
+      subflow.send.append(subflow.next, it.sndMax, 100 + i)
+      subflow.next += 100 + i
+      it.sndMax += 100 + i
+    }
+  records.save(it)
+  gone.state = 'dead'
+  assert.deepEqual(it.dropDead(), [gone])
+  for (const what of ['once', 'again']) {
+    records.save(it)
+    const [, found] = kept(memory).kept[0]!.subflows
+    assert.deepEqual([found!.id, found!.tuple.localPort, found!.whole], [2, 4002, true], what)
+    assert.deepEqual(found!.send, stays.send.runs, what)
+  }
+})
