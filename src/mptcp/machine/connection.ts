@@ -55,6 +55,13 @@ const LEAST_SEGMENT = 88
 /** What every path is taken to carry (Linux: route/min_pmtu). */
 const LEAST_MTU = 552
 
+/** Payload that may have to be sent again: `length` bytes from `dsn`. */
+export interface Held {
+  readonly bytes: Uint8Array
+  dsn: number
+  length: number
+}
+
 /** What connections share with their machine. */
 export interface Host {
   readonly sha: Sha256
@@ -141,7 +148,15 @@ export class Connection {
   /** When something was last heard on subflows that have been left (ms): one that carried data for a moment may have been silent all along. */
   heardAt = Number.NEGATIVE_INFINITY
   /** The newest payload that went out: sent again on a new subflow, it makes the local TCP go on at once. */
-  held: { readonly bytes: Uint8Array; dsn: number; length: number } | undefined
+  held: Held | undefined
+  /** Such payload that the local TCP was told has arrived: should it be lost, nobody else sends it again (`fillHole`). */
+  kicked: Held | undefined
+  /** What a break lost lies before this. The local TCP sent it again from here, and up to here. */
+  lostBefore = 0
+  againFrom = Number.POSITIVE_INFINITY
+  againTo = 0
+  /** New data were dropped meanwhile: what follows waits for them. */
+  skipped = false
   /** Options that are sent again until `repeatAt` has passed thrice. */
   repeat: readonly MptcpOption[] = NO_OPTIONS
   repeatAt = Number.POSITIVE_INFINITY
@@ -243,6 +258,12 @@ export class Connection {
     return this.sndMax > this.dataUna || (this.finLocal >= 0 && this.dataUna <= this.finLocal)
   }
 
+  /** A break lost data. The local TCP has not sent all of them again, and the peer has acknowledged none that it has. */
+  get isBroken(): boolean {
+    const { dataUna, lostBefore, againFrom, againTo } = this
+    return dataUna <= againFrom && Math.max(dataUna, againTo) < lostBefore
+  }
+
   /** Both ends have said that they are done, and heard that the other knows. */
   get done(): boolean {
     return this.finLocal >= 0 && this.dataUna > this.finLocal && this.isTold
@@ -290,12 +311,39 @@ export class Connection {
     this.held.bytes.set(segment.bytes.subarray(end - size, end))
   }
 
-  /** Lets the copy go when the peer has it. */
-  release(): void {
-    const { held, dataUna, host } = this
-    if (held === undefined || dataUna < held.dsn + held.length) return
+  /** The local TCP has to send again what is before `before`. */
+  lose(before: number): void {
+    this.lostBefore = before
+    this.againFrom = Number.POSITIVE_INFINITY
+    this.againTo = 0
+  }
+
+  /** `newest` goes first on a new subflow, and the local TCP is told that the peer has it. */
+  kick(newest: Held): void {
+    if (newest === this.kicked) return
+    if (this.kicked !== undefined) this.#spare(this.kicked)
+    this.kicked = newest
     this.held = undefined
-    if (host.spare.length < MAX_SPARE) host.spare.push(held.bytes)
+  }
+
+  /** Lets the copies go when the peer has them. */
+  release(): void {
+    const { held, kicked, dataUna } = this
+    const isThere = (copy: Held | undefined): copy is Held =>
+      copy !== undefined && dataUna >= copy.dsn + copy.length
+    if (isThere(held)) {
+      this.#spare(held)
+      this.held = undefined
+    }
+    if (isThere(kicked)) {
+      this.#spare(kicked)
+      this.kicked = undefined
+    }
+  }
+
+  #spare({ bytes }: Held): void {
+    const { spare } = this.host
+    if (spare.length < MAX_SPARE) spare.push(bytes)
   }
 
   /** A DSS with what the local TCP has acknowledged; undefined while the peer's key is not known. */

@@ -51,7 +51,14 @@ function wayOf(connection: Connection, mappings: number): FastWay | undefined {
   if (active === undefined || !active.usable || state !== 'established') return undefined
   if (!confirmed || !answered || forwarded || connection.finLocal >= 0 || connection.finRemote >= 0)
     return undefined
-  if (!connection.sacks || !active.sackPermitted || connection.probing || active.probing) return undefined
+  if (
+    !connection.sacks ||
+    !active.sackPermitted ||
+    connection.probing ||
+    active.probing ||
+    connection.skipped
+  )
+    return undefined
   if (active.finReceived >= 0 || connection.repeat.length > 0) return undefined
   // The kernel cuts segments as the local TCP does.
   if (active.segmentSize < connection.segmentSize) return undefined

@@ -97,7 +97,9 @@ export function forwardIncoming(
   const progress = advanced && (connection.sacks || connection.dataUna > before.una)
   const duplicate = bare && !progress && !signalled && start >= subflow.high && !subflow.probing
   if (bare && !advanced) subflow.probing = false
-  if (news || (duplicate && (connection.probing || connection.outstanding))) {
+  // Of three it would make a loss that it repairs a segment a round trip (RFC 6582 §3.2); its timer makes it send everything again.
+  const counted = connection.outstanding && (connection.sacks || !connection.isBroken)
+  if (news || (duplicate && (connection.probing || counted))) {
     connection.probing = false
     connection.acknowledgeLocal(sack)
   }
@@ -198,8 +200,8 @@ function sackBlocks(connection: Connection, subflow: Subflow, segment: Segment, 
 }
 
 /**
- * Bytes that were lost here and reached the peer over another subflow are nothing that the local TCP sends again, but the peer's TCP
- * of this subflow waits for them before it hands on anything. What it gets in their place it drops: it has acknowledged these data.
+ * The peer's TCP of this subflow waits for what was lost here before it hands on anything, and of some of that the local TCP believes that
+ * the peer has it, and sends it no more.
  */
 function fillHole(connection: Connection, subflow: Subflow, { sack }: Segment, now: number): void {
   const { una } = subflow
@@ -207,14 +209,22 @@ function fillHole(connection: Connection, subflow: Subflow, { sack }: Segment, n
   if (run === undefined || !subflow.alive) return
   const dsn = run.dsn + (una - run.ssn)
   const beyond = sack.map((edge) => offsetOf(edge, subflow.localIsn, una)).filter((edge) => edge > una)
-  const end = Math.min(
-    run.ssn + run.length,
-    una + connection.dataUna - dsn,
-    una + connection.segmentSize,
-    ...beyond,
-  )
-  if (end <= una || beyond.length === 0 || !subflow.mayFill(now)) return
-  sendMapped(connection, subflow, run, dsn, new Uint8Array(end - una), TcpFlag.ACK)
+  const end = Math.min(run.ssn + run.length, una + connection.segmentSize, ...beyond)
+  if (end <= una || beyond.length === 0) return
+  const bytes = missing(connection, dsn, end - una)
+  if (bytes === undefined || !subflow.mayFill(now)) return
+  sendMapped(connection, subflow, run, dsn, bytes, TcpFlag.ACK)
+}
+
+/**
+ * Up to `most` bytes from `dsn` in place of those that the local TCP does not send again: what reached the peer over another subflow it
+ * drops, so that any bytes will do, and what it was sent first after a break was kept. Undefined: the local TCP sends them.
+ */
+function missing({ dataUna, kicked }: Connection, dsn: number, most: number): Uint8Array | undefined {
+  if (dsn < dataUna) return new Uint8Array(Math.min(most, dataUna - dsn))
+  if (kicked === undefined || dsn < kicked.dsn || dsn >= kicked.dsn + kicked.length) return undefined
+  const from = dsn - kicked.dsn
+  return kicked.bytes.slice(from, Math.min(from + most, kicked.length))
 }
 
 /** True when something of it went to the local TCP. */

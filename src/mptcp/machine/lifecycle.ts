@@ -157,8 +157,9 @@ function repeatGap({ srtt }: Subflow): number {
  * acknowledgement at once, and that makes it send what was lost.
  */
 function kick(connection: Connection, now: number): void {
-  const { held, active } = connection
+  const { held = connection.kicked, active } = connection
   if (active === undefined) return
+  connection.lose(connection.sndMax)
   const end = held === undefined ? 0 : held.dsn + held.length
   if (held !== undefined && end > connection.dataUna) {
     let at = Math.max(held.dsn, connection.dataUna)
@@ -170,8 +171,12 @@ function kick(connection: Connection, now: number): void {
       sendMapped(connection, place.subflow, place.run, at, bytes, TcpFlag.ACK | TcpFlag.PSH)
       at += place.length
     }
-    // The peer will have it: to say so now, and not when it does, saves the local TCP a round trip.
-    if (at === end && connection.sacks) connection.acknowledgeLocal([{ left: held.dsn, right: end }])
+    if (at === end && connection.sacks) {
+      // The peer will have it: to say so now, and not when it does, saves the local TCP a round trip.
+      connection.kick(held)
+      connection.lose(held.dsn)
+      connection.acknowledgeLocal([{ left: held.dsn, right: end }])
+    }
   } else provoke(connection)
   connection.sendDataFin(false)
   if (connection.finLocal >= 0 && connection.dataUna <= connection.finLocal) active.ask(now)
@@ -187,7 +192,9 @@ function provoke(connection: Connection): void {
   const last = left?.send.runs.at(-1)
   if (!connection.sacks || last === undefined || sndMax <= dataUna) return
   const whole = Math.floor((last.length - 1) / segmentSize) * segmentSize
-  connection.acknowledgeLocal([{ left: Math.max(last.dsn + whole, dataUna), right: last.dsn + last.length }])
+  const from = Math.max(last.dsn + whole, dataUna)
+  connection.lose(from)
+  connection.acknowledgeLocal([{ left: from, right: last.dsn + last.length }])
 }
 
 /** A subflow does not work any more. Of one that is gone the peer is told not to use it. */

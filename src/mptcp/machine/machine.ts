@@ -581,6 +581,7 @@ export class MptcpMachine {
     connection.state = 'closed'
     connection.active = undefined
     connection.held = undefined
+    connection.kicked = undefined
     this.#keeper?.forget(connection.id)
     this.#host.tell({ type: 'ended', connection: connection.id, reason })
   }

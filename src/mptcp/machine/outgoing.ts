@@ -159,6 +159,8 @@ function sendPayload(
   sent: Set<Subflow>,
 ): void {
   let at = Math.max(start, connection.dataUna)
+  if (start <= Math.max(connection.dataUna, connection.againTo)) takeRepair(connection, end)
+  if (mustWait(connection, start, end)) return
   if (end >= connection.sndMax) connection.hold(segment, start, end - start)
   while (at < end) {
     const place = placeOf(connection, at, end, now)
@@ -169,6 +171,24 @@ function sendPayload(
     sent.add(subflow)
     at += length
   }
+}
+
+/** The local TCP sends again what a break lost; one without SACK begins with everything. */
+function takeRepair(connection: Connection, end: number): void {
+  const { againFrom, againTo, dataUna, lostBefore, sacks } = connection
+  connection.againFrom = Math.min(againFrom, dataUna)
+  connection.againTo = Math.max(againTo, sacks ? end : lostBefore)
+}
+
+/**
+ * Until what a break lost is sent again, new data are dropped as if lost, too. On the subflow they would lie before what is older, and if
+ * they were lost there the peer could acknowledge nothing of that.
+ */
+function mustWait(connection: Connection, start: number, end: number): boolean {
+  const { sndMax, skipped, isBroken } = connection
+  if (end <= sndMax) return false
+  connection.skipped = start > sndMax ? skipped || isBroken : start === sndMax && isBroken
+  return connection.skipped
 }
 
 /** Sends bytes of a mapping. */

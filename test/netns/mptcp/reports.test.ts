@@ -1,6 +1,6 @@
 /**
  * What users of MPTCP and of VPNs report most: a firewall that is loaded anew removes all rules, privacy addresses that become
- * deprecated, a firewall that drops what conntrack does not know, hundreds of short connections.
+ * deprecated, a firewall that drops what conntrack does not know, hundreds of short connections, networks that carry smaller packets.
  */
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
@@ -164,6 +164,38 @@ test('MP-16: of four ports that a program takes again within milliseconds, 200 t
   await once(client, 'close')
   assert.equal(text.trim(), '200 0')
   await ended()
+  bed.noFaults()
+})
+
+test('MP-52: a network that carries 1,400 bytes and says so: uploads that begin there, or are moved there, go on', async () => {
+  for (const [family, server, net] of [
+    ['-4', '10.3.0.2', '10.3.0.0/24'],
+    ['-6', '[fd00:3::2]', 'fd00:3::/64'],
+  ] as const) {
+    const narrow = (access: 1 | 2, on: boolean) =>
+      bed.run('r', 'ip', family, 'rule', on ? 'add' : 'del', 'iif', `lan${access}`, 'lookup', '100')
+    bed.run('r', 'ip', family, 'route', 'add', net, 'dev', 'lan3', 'mtu', 'lock', '1400', 'table', '100')
+    narrow(2, true)
+    const moved = transfers.endless('put', server)
+    const { id } = await bed.underWay(1_000_000)
+    await bed.post('/v1/mptcp/handover', { connection: id, access: 'acc2' })
+    // There is no way back: what goes on goes there.
+    bed.silence(1, true)
+    await transfers.goesOn(id)
+    bed.silence(1, false)
+    await moved.finish()
+    await ended()
+    // What the host knows of the way to this server.
+    bed.run('m', 'ip', family, 'route', 'flush', 'cache')
+    narrow(1, true)
+    const begun = transfers.endless('put', server)
+    await transfers.goesOn((await bed.underWay(500_000)).id)
+    await begun.finish()
+    await ended()
+    for (const access of [1, 2] as const) narrow(access, false)
+    bed.run('r', 'ip', family, 'route', 'flush', 'table', '100')
+    bed.run('m', 'ip', family, 'route', 'flush', 'cache')
+  }
   bed.noFaults()
 })
 

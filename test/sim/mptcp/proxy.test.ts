@@ -1,12 +1,14 @@
 /** Proxy against proxy in virtual time: handshake, data both ways, handovers of every kind, closing. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { viewOf } from '../../../src/core/bytes.ts'
 import { TcpFlag } from '../../../src/core/tcp.ts'
 import { retryAfter } from '../../../src/mptcp/machine/joins.ts'
 import { probe } from '../../../src/mptcp/machine/lifecycle.ts'
 import { Segment } from '../../../src/mptcp/machine/segment.ts'
-import { dsnAt, offsetOfDsn } from '../../../src/mptcp/machine/sequence.ts'
+import { dsnAt, offsetOfDsn, sequenceAt } from '../../../src/mptcp/machine/sequence.ts'
 import { extent } from '../../support/extent.ts'
+import { back } from './alone.ts'
 import { type Host, Pair } from './network.ts'
 import { forge } from './packets.ts'
 import { randomHandovers } from './random-handovers.ts'
@@ -291,6 +293,88 @@ test('MP-56: with SACK the local TCP sends what was lost in the moment in which 
   assert.ok(kicked - lost < 1, `${kicked - lost} ms`)
   finish(pair)
 })
+
+test('MP-56: the newest segment, first on a new subflow and lost there, is sent again by the proxy: the local TCP was told that it is there', () => {
+  const segment = new Segment()
+  let [newest, lost] = [Number.POSITIVE_INFINITY, 0]
+  const pair = new Pair({
+    seed: 4,
+    bytes: [9_000_000, 0],
+    init: { standby: false },
+    conditions: { delay: 15, rate: 2500 },
+    middlebox: (packet, path, toServer) => {
+      const [connection] = pair.client.machine.connections
+      segment.read(viewOf(packet), packet, 0, packet.length, true)
+      const map = segment.option('dss')?.map
+      if (!toServer || path !== 1 || lost > 0 || map === undefined || segment.payloadLength === 0)
+        return [packet]
+      assert.equal(offsetOfDsn(connection!.localKey, map.dsn, newest)! + map.length, newest)
+      lost = pair.now
+      pair.paths[1]!.works = false
+      pair.at(pair.now, () => {
+        pair.paths[1]!.works = true
+      })
+      return [packet]
+    },
+  })
+  pair.client.tcp!.connect(0)
+  pair.at(500, () => {
+    newest = pair.client.machine.connections[0]!.sndMax
+    pair.paths[0]!.works = false
+    pair.setAccesses(new Set([1]))
+  })
+  assert.ok(pair.run(() => lost > 0, 1000))
+  assert.ok(pair.run(() => pair.server.tcp!.received >= newest, 1000))
+  // What comes behind it is acknowledged a round trip later, and it is sent again then.
+  assert.ok(pair.now - lost < 120, `${pair.now - lost} ms`)
+  finish(pair)
+})
+
+for (const sack of [true, false])
+  test(`MP-31: after a break new data wait until the local TCP sends again what was lost${sack ? '' : ', and without SACK it hears of no duplicate before'}`, () => {
+    const segment = new Segment()
+    // Of the other access: where its packets begin. The first is the newest segment.
+    const sent: number[] = []
+    let [unsent, duplicates] = [0, 0]
+    const pair = new Pair({
+      seed: 4,
+      bytes: [9_000_000, 0],
+      sack,
+      init: { standby: false },
+      conditions: { delay: 15, rate: 2500 },
+      middlebox: (packet, path, toServer) => {
+        if (!toServer || path !== 1) return [packet]
+        segment.read(viewOf(packet), packet, 0, packet.length, true)
+        const map = segment.option('dss')?.map
+        if (map === undefined || segment.payloadLength === 0) return [packet]
+        sent.push(offsetOfDsn(pair.client.machine.connections[0]!.localKey, map.dsn, unsent)!)
+        if (sent.length === 1) sendNew()
+        return [packet]
+      },
+    })
+    const sendNew = () => {
+      const { peerIsn, tcpIsn, tan, tuple, window } = pair.client.machine.connections[0]!
+      const numbers = { seq: sequenceAt(tcpIsn, unsent), ack: sequenceAt(peerIsn, tan), window }
+      pair.client.out(forge({ tuple: back(tuple), ...numbers, payload: new Uint8Array(1000) }))
+    }
+    const { tcp } = pair.client
+    tcp!.connect(0)
+    pair.at(500, () => {
+      unsent = pair.client.machine.connections[0]!.sndMax
+      pair.paths[0]!.works = false
+      pair.setAccesses(new Set([1]))
+      const handle = tcp!.handle.bind(tcp)
+      tcp!.handle = (packet, now) => {
+        const before = tcp!.acknowledged
+        handle(packet, now)
+        if (tcp!.acknowledged === before) duplicates++
+      }
+    })
+    assert.ok(pair.run(() => sent.at(-1)! < sent[0]!, 2000))
+    assert.ok(Math.max(...sent) < unsent, `${sent}: the first new one is ${unsent}`)
+    if (!sack) assert.equal(duplicates, 0)
+    finish(pair)
+  })
 
 test('MP-16: the end of a stream goes over another subflow when its own is silent, though no data do', () => {
   const segment = new Segment()
