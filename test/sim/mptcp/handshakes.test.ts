@@ -262,7 +262,8 @@ test('MP-15, MP-23, RFC 8684 §3.2: a join, packet by packet', () => {
     assert.equal(rest.length, 0)
     assert.deepEqual(optionsOf(third!), [{ type: 'join-ack', hmac }])
     assert.deepEqual([third!.seq, third!.ack, third!.flags], [(localIsn + 1) >>> 0, PEER_ISN + 1, ACK])
-    assert.equal(opened.machine.counts.joins, 0)
+    assert.deepEqual(opened.peer(ACK, 1, opened.on(subflow!)), [], 'it says nothing of MPTCP')
+    assert.deepEqual([subflow!.state, opened.machine.counts.joins], ['joined', 0])
     assert.deepEqual(opened.peer(ACK, 1, { ...opened.on(subflow!), dataAck: 1 }), [])
     assert.deepEqual([subflow!.state, opened.machine.counts.joins], ['active', 1])
   }
@@ -601,6 +602,17 @@ test('a FIN that comes again on a subflow that is gone is acknowledged, with the
     if ((flags & FIN) !== 0) assert.equal(out!.seq, second.seqAt(1))
   }
   assert.deepEqual(served.peer(ACK, 51, { ...on, ack: 2 }), [])
+})
+
+test('ADR 0301: an end whose last subflow was reset as both were done waits until the other shows there that it knows, and not longer', () => {
+  for (const ack of [1, 2]) {
+    const served = done()
+    served.peer(RST, 1)
+    assert.deepEqual([served.connection.first!.state, served.connection.state], ['dead', 'closing'])
+    const [known] = to('wire', served.peer(ACK | FIN, 1, { ack }))
+    assert.equal(known!.ack - PEER_ISN, 2)
+    assert.equal(served.connection.state, ack === 2 ? 'closed' : 'closing')
+  }
 })
 
 test('what was lost on a subflow as both ends are done nobody has any more: it is reset, not waited for', () => {
