@@ -15,10 +15,11 @@ import type { Program } from '../../../lab/hosts.ts'
 import { topologyNamed } from '../../../lab/topologies/index.ts'
 import { addressOf } from '../../../lab/topology.ts'
 import type { PathStatus, PeerStatus } from '../../../src/core/mechanism.ts'
+import type { Status } from '../../../src/host/daemon/daemon.ts'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
 
-usesPrograms('dnsmasq', 'tayga', 'nft', 'ip', 'unshare')
+usesPrograms('curl', 'dnsmasq', 'tayga', 'nft', 'ip', 'unshare')
 
 usePrivateNames()
 
@@ -193,4 +194,43 @@ test('issue 10, A2: an endpoint that is an IPv4 address is reached behind NAT64 
   assert.ok(await pathUp('acc2', SYNTHESISED)())
   lab.setLink('acc1', { state: 'up' })
   await until('the other access too', async () => (await paths()).every(({ state }) => state === 'up'))
+})
+
+/** The host's part of 464XLAT on the second access, as clatd sets it up: IPv4 by a device of its own, which makes it IPv6. */
+async function translateOnHost(): Promise<Program> {
+  writeFileSync(
+    path('clat.conf'),
+    `tun-device clat\nipv4-addr 192.0.0.2\nipv6-addr 2001:db8:2:1::c1a8\nprefix ${NAT64}/96\nmap 192.0.0.1 2001:db8:2:1::c1a7\ndata-dir ${path('run')}\n`,
+  )
+  await run('mh', 'tayga', '--mktun', '-c', path('clat.conf'))
+  await run(
+    'mh',
+    'sh',
+    '-ec',
+    `ip link set clat up mtu 1400
+     ip address add 192.0.0.1/32 dev clat
+     ip route add default dev clat metric 2048
+     ip -6 route add 2001:db8:2:1::c1a7 dev clat
+     echo 1 > /proc/sys/net/ipv6/conf/all/forwarding
+     echo 1 > /proc/sys/net/ipv6/conf/acc2/proxy_ndp
+     ip -6 neigh add proxy 2001:db8:2:1::c1a7 dev acc2`,
+  )
+  return lab.programs.start('mh', 'tayga', ['--nodetach', '-c', path('clat.conf')], { log: path('clat.log') })
+}
+
+test('issue 10: a host that translates IPv4 itself (464XLAT): the tunnel carries it, its device is no access, and at the end all goes by it again', async () => {
+  await run('mh', 'ip', 'link', 'set', 'acc1', 'down')
+  const program = `require('http').createServer((q, r) => r.end(q.socket.remoteAddress)).listen(80, '0.0.0.0', () => console.log('ready'))`
+  const web = await lab.programs.start('ch1', process.execPath, ['-e', program])
+  assert.ok(await web.expect((line) => line === 'ready', 5000))
+  const seen = (address = '198.51.100.2') => run('mh', 'curl', '-sS', '-m', '4', `http://${address}/`)
+  await translateOnHost()
+  await until('everything is on the second access', pathUp('acc2', SYNTHESISED))
+  await until('the tunnel carries it', async () => (await seen()) === addressOf(lab.spec, 'an2', 'wan'))
+  const { unused } = JSON.parse(await godwit('mh', 'mh', 'status', '--json')) as Status
+  assert.match(unused.find(({ name }) => name === 'clat')!.reason, /^a device of kind tun/)
+  // Where the name server translates names, programs try such an address first: they are told at once to take IPv4.
+  await assert.rejects(seen(`[${NAT64}c633:6402]`), /Failed to connect/) // not "timed out"
+  await host.stop()
+  await until('the translator carries it', async () => (await seen()) === addressOf(lab.spec, 'nat2', 'wan'))
 })
