@@ -131,12 +131,12 @@ export class Bed {
   /** What access n carries is lost, both ways, and nobody says so; or no longer. */
   silence(n: 1 | 2, silent: boolean): void {
     if (!silent) {
-      this.run('r', 'nft', 'delete', 'table', 'inet', 'silence')
+      this.run('r', 'nft', 'delete', 'table', 'inet', `silence${n}`)
       return
     }
     this.rules(
       'r',
-      `table inet silence {
+      `table inet silence${n} {
       chain in { type filter hook prerouting priority -300; iifname lan${n} drop; }
       chain out { type filter hook postrouting priority 300; oifname lan${n} drop; }
     }`,

@@ -27,6 +27,7 @@ const FIREWALL = `table inet fw {
     meta l4proto { icmp, icmpv6 } accept
   }
 }`
+const SILENT_MS = 3000
 let bed: Bed
 let transfers: Transfers
 
@@ -198,6 +199,32 @@ test('MP-52: a network that carries 1,400 bytes and says so: uploads that begin 
   }
   bed.noFaults()
 })
+
+// What a native peer sent in the silence waits for the timer of its TCP, which may have doubled to as long as that.
+for (const [direction, what, most] of [
+  ['put', 'an upload goes on in less than half of that', SILENT_MS / 2],
+  ['paced', 'a download goes on in less than that', SILENT_MS],
+] as const)
+  test(`MP-56: all accesses are silent for three seconds, and one answers again: ${what}`, async () => {
+    const transfer = transfers.endless(direction)
+    const { id } = await bed.underWay(1_000_000)
+    const carried = async () => {
+      const now = (await bed.connections()).find((each) => each.id === id)!
+      return now.acknowledged_bytes + now.received_bytes
+    }
+    for (const n of [1, 2] as const) bed.silence(n, true)
+    await new Promise((done) => setTimeout(done, SILENT_MS))
+    const before = await carried()
+    bed.silence(2, false)
+    const from = performance.now()
+    await until('it goes on', async () => (await carried()) > before)
+    const after = performance.now() - from
+    bed.silence(1, false)
+    assert.ok(after < most, `after ${after.toFixed(0)} ms`)
+    await transfer.finish()
+    await ended()
+    bed.noFaults()
+  })
 
 test('MP-52: a benchmark of short connections gets every answer, and the daemon answers meanwhile', async () => {
   const program = `
