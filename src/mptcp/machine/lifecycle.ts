@@ -171,7 +171,7 @@ function kick(connection: Connection, now: number): void {
       sendMapped(connection, place.subflow, place.run, at, bytes, TcpFlag.ACK | TcpFlag.PSH)
       at += place.length
     }
-    if (at === end && connection.sacks) {
+    if (at === end && connection.sacks && active.sackPermitted) {
       // The peer will have it: to say so now, and not when it does, saves the local TCP a round trip.
       connection.kick(held)
       connection.lose(held.dsn)

@@ -4,7 +4,7 @@ import { test } from 'node:test'
 import { TcpFlag } from '../../../src/core/tcp.ts'
 import { type OutSegment, payloadLength } from '../../../src/mptcp/machine/segment.ts'
 import type { AccessInfo } from '../../../src/mptcp/machine/types.ts'
-import { optionsOf } from './alone.ts'
+import { optionsOf, segmentOf } from './alone.ts'
 import { ACCESSES, events, LOCAL_ISN, Opened, PEER_ISN, Served, to } from './served.ts'
 
 const { SYN, ACK, FIN, RST, PSH } = TcpFlag
@@ -122,6 +122,22 @@ test('MP-56: of a lost subflow the peer hears at once, alone, and with MP_PRIO a
         gap: 1000,
       },
     })
+  }
+})
+
+test('MP-56: what goes first after a break is said to have arrived only where SACK shows whether it has: a middlebox may have removed that', () => {
+  for (const sackPermitted of [true, false]) {
+    const opened = new Opened().both()
+    const { machine, connection } = opened
+    const subflow = connection.subflows[1]!
+    subflow.sackPermitted = sackPermitted
+    for (const at of [1, 1001]) opened.local(ACK, at, 1, 1000)
+    machine.setAccesses([ACC2], opened.now)
+    const sent = opened.sent()
+    const first = to('wire', sent).find(({ payload }) => payload !== undefined)
+    assert.equal(first?.tuple, subflow.tuple)
+    const isTold = to('local', sent).some((out) => segmentOf(out).sack.length > 0)
+    assert.equal(isTold, sackPermitted)
   }
 })
 
