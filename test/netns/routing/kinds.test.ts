@@ -1,5 +1,5 @@
 /**
- * Accesses of other kinds than an Ethernet: a bond, a VLAN on a bridge, a MACVLAN, PPPoE, a port of a VRF. Each carries what a site sends when
+ * Accesses of other kinds than an Ethernet: a bond, a VLAN on a bridge, a MACVLAN, a port of a VRF. Each carries what a site sends when
  * it is the only one. A kernel may have no such devices: then that test is skipped.
  */
 import assert from 'node:assert/strict'
