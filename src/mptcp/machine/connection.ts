@@ -151,11 +151,12 @@ export class Connection {
   held: Held | undefined
   /** Such payload that the local TCP was told has arrived: should it be lost, nobody else sends it again (`fillHole`). */
   kicked: Held | undefined
-  /** What a break lost lies before this. The local TCP sent it again from here, and up to here. */
+  /** A break lost data before this offset. */
   lostBefore = 0
+  /** What the peer had acknowledged when the local TCP began to send them again, and the end of what it has sent again in order. */
   againFrom = Number.POSITIVE_INFINITY
   againTo = 0
-  /** New data were dropped meanwhile: what follows waits for them. */
+  /** New data were dropped meanwhile: later ones are dropped, too, until those come again. */
   skipped = false
   /** Options that are sent again until `repeatAt` has passed thrice. */
   repeat: readonly MptcpOption[] = NO_OPTIONS
@@ -258,7 +259,7 @@ export class Connection {
     return this.sndMax > this.dataUna || (this.finLocal >= 0 && this.dataUna <= this.finLocal)
   }
 
-  /** A break lost data. The local TCP has not sent all of them again, and the peer has acknowledged none that it has. */
+  /** A break lost data that the local TCP has not all sent again, and the peer has acknowledged nothing of what it has. */
   get isBroken(): boolean {
     const { dataUna, lostBefore, againFrom, againTo } = this
     return dataUna <= againFrom && Math.max(dataUna, againTo) < lostBefore

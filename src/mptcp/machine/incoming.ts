@@ -97,7 +97,7 @@ export function forwardIncoming(
   const progress = advanced && (connection.sacks || connection.dataUna > before.una)
   const duplicate = bare && !progress && !signalled && start >= subflow.high && !subflow.probing
   if (bare && !advanced) subflow.probing = false
-  // Of three it would make a loss that it repairs a segment a round trip (RFC 6582 §3.2); its timer makes it send everything again.
+  // Without SACK three of them would make it repair one segment a round trip (RFC 6582 §3.2); its timer makes it send everything again.
   const counted = connection.outstanding && (connection.sacks || !connection.isBroken)
   if (news || (duplicate && (connection.probing || counted))) {
     connection.probing = false
@@ -200,8 +200,8 @@ function sackBlocks(connection: Connection, subflow: Subflow, segment: Segment, 
 }
 
 /**
- * The peer's TCP of this subflow waits for what was lost here before it hands on anything, and of some of that the local TCP believes that
- * the peer has it, and sends it no more.
+ * The peer's TCP of this subflow hands on nothing until what was lost here has come. Where the local TCP believes that the peer has that,
+ * it does not send it again: the proxy does.
  */
 function fillHole(connection: Connection, subflow: Subflow, { sack }: Segment, now: number): void {
   const { una } = subflow
