@@ -428,17 +428,16 @@ export class Connection {
     this.toWire(subflow, { options: dss === undefined ? more : [dss, ...more], sack: subflow.above })
   }
 
-  /** Tells the peer that the local TCP has no more data: on every subflow when `everywhere`. */
-  sendDataFin(everywhere: boolean): void {
-    if (this.finLocal < 0 || this.remoteKey === undefined) return
+  /** Tells the peer that the local TCP has no more data. */
+  sendDataFin(): void {
+    if (this.finLocal < 0 || this.remoteKey === undefined || this.active === undefined) return
     const dss: MptcpOption = {
       type: 'dss',
       dataFin: true,
       ack: dsnAt(this.remoteKey, this.tan),
       map: { dsn: dsnAt(this.localKey, this.finLocal), ssn: 0, length: 1 },
     }
-    const subflows = everywhere ? this.subflows.filter(({ usable }) => usable) : [this.active]
-    for (const subflow of subflows) if (subflow !== undefined) this.toWire(subflow, { options: [dss] })
+    this.toWire(this.active, { options: [dss] })
   }
 
   /**

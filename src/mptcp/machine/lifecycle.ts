@@ -178,7 +178,7 @@ function kick(connection: Connection, now: number): void {
       connection.acknowledgeLocal([{ left: held.dsn, right: end }])
     }
   } else provoke(connection)
-  connection.sendDataFin(false)
+  connection.sendDataFin()
   if (connection.finLocal >= 0 && connection.dataUna <= connection.finLocal) active.ask(now)
   connection.askWindow()
 }

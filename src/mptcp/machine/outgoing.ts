@@ -26,7 +26,7 @@ export function forwardOutgoing(connection: Connection, segment: Segment, now: n
   if (segment.payloadLength > 0) sendPayload(connection, segment, dsn, end, now, sent)
   if ((segment.flags & FIN) !== 0) {
     connection.finLocal = end
-    connection.sendDataFin(false)
+    connection.sendDataFin()
     // The peer answers as it answers data.
     if (connection.dataUna <= end) connection.active?.ask(now)
     if (connection.active !== undefined) sent.add(connection.active)
