@@ -212,7 +212,10 @@ function apply(connection: Connection, way: FastWay, numbers: FastNumbers): void
     // Which of both was announced last is not known, but with the same acknowledgement a window only opens.
   } else if (tan === connection.tan) connection.window = Math.max(connection.window, numbers.window)
   subflow.acked = Math.max(subflow.acked, Math.min(connection.tan + way.in, subflow.high))
-  if (dataUna > connection.dataUna) connection.dataUna = Math.min(dataUna, connection.sndMax)
+  if (dataUna > connection.dataUna) {
+    connection.dataUna = Math.min(dataUna, connection.sndMax)
+    connection.release()
+  }
   subflow.una = Math.max(subflow.una, Math.min(numbers.una + way.out, subflow.next))
   if (numbers.sends)
     subflow.send.replace([

@@ -1,6 +1,6 @@
 /** A node of the zone whose owner is hostile sends whatever it wants inside its tunnel: what its peer's host gets of it. Whole engines. */
 import assert from 'node:assert/strict'
-import { mock, test } from 'node:test'
+import { type TestContext, test } from 'node:test'
 import { formatAddress } from '../../../src/core/address.ts'
 import { concat } from '../../../src/core/bytes.ts'
 import { checksum } from '../../../src/core/checksum.ts'
@@ -24,7 +24,7 @@ interface World {
   gets(packet: Uint8Array): Uint8Array[]
 }
 
-function world(): World {
+function world({ mock }: TestContext): World {
   const net = new Network(1, (parts) => new MachineServers(parts))
   const [mallory, bob] = ['mallory', 'bob'].map((name, i) => {
     const node = new EngineNode(net, name, i + 1)
@@ -78,8 +78,8 @@ function optioned(...options: number[]): Uint8Array {
   return packet
 }
 
-test('D10: from addresses that are not its own, and to any but this node’s own, the host gets nothing', () => {
-  const { four, six, gets } = world()
+test('D10: from addresses that are not its own, and to any but this node’s own, the host gets nothing', (t) => {
+  const { four, six, gets } = world(t)
   assert.equal(gets(from(plain4(), ...four)).length, 1)
   assert.equal(gets(from(plain6(), ...six)).length, 1)
   for (const other of [...OTHERS, formatAddress(four[1])]) {
@@ -96,8 +96,8 @@ test('D10: from addresses that are not its own, and to any but this node’s own
   }
 })
 
-test('D10: what is to go on from this node to others, by a source route or a routing header, does not reach the host', () => {
-  const { four, six, gets } = world()
+test('D10: what is to go on from this node to others, by a source route or a routing header, does not reach the host', (t) => {
+  const { four, six, gets } = world(t)
   for (const route of [131, 137]) {
     assert.deepEqual(gets(from(optioned(route, 7, 4, ...LAN4, 0), ...four)), [], `option ${route}`)
     assert.deepEqual(
@@ -130,8 +130,8 @@ test('D10: what is to go on from this node to others, by a source route or a rou
   }
 })
 
-test('D10: an ICMP error is let in only if this node has sent what it is about, and to this peer', () => {
-  const { four, six, gets } = world()
+test('D10: an ICMP error is let in only if this node has sent what it is about, and to this peer', (t) => {
+  const { four, six, gets } = world(t)
   const about = (packet: Uint8Array, by: Uint8Array) => errorAbout(packet, by)
   assert.equal(gets(about(from(plain4(), four[1], four[0]), four[0])).length, 1)
   assert.equal(gets(about(from(plain6(), six[1], six[0]), six[0])).length, 1)
@@ -168,8 +168,8 @@ test('D10: an ICMP error is let in only if this node has sent what it is about, 
       )
 })
 
-test('D10: of extension headers twelve are stepped over; longer chains, and chains that end nowhere, do not reach the host', () => {
-  const { six, gets } = world()
+test('D10: of extension headers twelve are stepped over; longer chains, and chains that end nowhere, do not reach the host', (t) => {
+  const { six, gets } = world(t)
   const chain = (n: number) => plain6(...Array.from({ length: n }, () => extension(60, 0)))
   assert.equal(gets(from(chain(12), ...six)).length, 1)
   for (const n of [13, 14, 100]) assert.deepEqual(gets(from(chain(n), ...six)), [], `${n} headers`)
@@ -180,8 +180,8 @@ test('D10: of extension headers twelve are stepped over; longer chains, and chai
   assert.equal(gets(from(plain6(fragment6(0, 5)), ...six)).length, 1)
 })
 
-test('D10: fragments are the peer’s own, whatever they overlap; the host puts them together, or not, by itself', () => {
-  const { four, six, gets } = world()
+test('D10: fragments are the peer’s own, whatever they overlap; the host puts them together, or not, by itself', (t) => {
+  const { four, six, gets } = world(t)
   const pieces = (id: number) => [
     from(packet4({ protocol: UDP, fragment: 0x2000, id, payload: datagram(24) }), ...four),
     from(packet4({ protocol: UDP, fragment: 1, id, payload: datagram(24) }), ...four),
