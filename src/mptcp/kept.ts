@@ -15,7 +15,7 @@ import { type KeptConnection, Records } from './machine/record.ts'
 
 const RUNTIME_FOLDER = '/run/godwit'
 /** Changes with the layout. */
-const FORMAT = 'godwit mptcp 2'
+const FORMAT = 'godwit mptcp 3'
 const TIMES_AT = 256
 const TIMES = 8
 const HEADER = 4096

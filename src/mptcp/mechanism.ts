@@ -507,6 +507,7 @@ const HELP: Readonly<Record<keyof MptcpReport['counts'], string>> = {
   resets: 'subflows reset because the peer contradicted itself',
   lies: 'options that contradict what is known',
   unmapped: 'packets whose payload had no mapping',
+  stuck: 'subflows on which the peer waited for what nobody sent',
   refused: 'connections that stayed plain TCP for want of room',
   takenOver: 'connections taken over from a daemon that was killed',
   fast: 'times that the kernel took over the packets of a connection',

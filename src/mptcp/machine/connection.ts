@@ -151,6 +151,8 @@ export class Connection {
   held: Held | undefined
   /** Such payload that the local TCP was told has arrived: should it be lost, nobody else sends it again (`fillHole`). */
   kicked: Held | undefined
+  /** What `kicked` was in a process that was killed: its bytes went with that. */
+  forgotten: Block | undefined
   /** A break lost data before this offset. */
   lostBefore = 0
   /** What the peer had acknowledged when the local TCP began to send them again, and the end of what it has sent again in order. */
@@ -329,7 +331,8 @@ export class Connection {
 
   /** Lets the copies go when the peer has them. */
   release(): void {
-    const { held, kicked, dataUna } = this
+    const { held, kicked, forgotten, dataUna } = this
+    if (forgotten !== undefined && dataUna >= forgotten.right) this.forgotten = undefined
     const isThere = (copy: Held | undefined): copy is Held =>
       copy !== undefined && dataUna >= copy.dsn + copy.length
     if (isThere(held)) {

@@ -23,6 +23,7 @@ export type Request =
   | { readonly type: 'priority' }
   | { readonly type: 'distrust'; readonly reason: number }
   | { readonly type: 'fin' }
+  | { readonly type: 'stuck' }
 
 /** A segment of a subflow that is active or closing, no SYN and no RST. Returns what else is to be done. */
 export function forwardIncoming(
@@ -58,7 +59,9 @@ export function forwardIncoming(
   takeWindow(connection, subflow, segment, dss !== undefined || segment.payloadLength > 0)
 
   const sack = sackBlocks(connection, subflow, segment, acked)
-  if (segment.sack.length > 0) fillHole(connection, subflow, segment, now)
+  if (hasHole(subflow, segment, advanced)) subflow.showHole()
+  if (segment.sack.length > 0 && !fillHole(connection, subflow, segment, now))
+    requests.push({ type: 'stuck' })
   const start = subflow.offsetOfSeq(segment.seq)
   const end = start + segment.payloadLength
   let forwarded = false
@@ -199,21 +202,35 @@ function sackBlocks(connection: Connection, subflow: Subflow, segment: Segment, 
   return above
 }
 
+/** Whether the peer shows that it lacks what is at `una` and has more: without SACK it acknowledges again what is before. */
+function hasHole(
+  { una, localIsn, sackPermitted, outstanding }: Subflow,
+  { sack }: Segment,
+  advanced: boolean,
+): boolean {
+  if (!sackPermitted) return !advanced && outstanding
+  return sack.some((edge) => offsetOf(edge, localIsn, una) > una)
+}
+
 /**
  * The peer's TCP of this subflow hands on nothing until what was lost here has come. Where the local TCP believes that the peer has that,
- * it does not send it again: the proxy does.
+ * it does not send it again: the proxy does. False: nobody can.
  */
-function fillHole(connection: Connection, subflow: Subflow, { sack }: Segment, now: number): void {
+function fillHole(connection: Connection, subflow: Subflow, { sack }: Segment, now: number): boolean {
   const { una } = subflow
   const run = subflow.send.atSsn(una)
-  if (run === undefined || !subflow.alive) return
+  if (run === undefined || !subflow.alive) return true
   const dsn = run.dsn + (una - run.ssn)
   const beyond = sack.map((edge) => offsetOf(edge, subflow.localIsn, una)).filter((edge) => edge > una)
   const end = Math.min(run.ssn + run.length, una + connection.segmentSize, ...beyond)
-  if (end <= una || beyond.length === 0) return
+  if (end <= una || beyond.length === 0) return true
+  const { forgotten } = connection
+  if (forgotten !== undefined && dsn >= Math.max(forgotten.left, connection.dataUna) && dsn < forgotten.right)
+    return false
   const bytes = missing(connection, dsn, end - una)
-  if (bytes === undefined || !subflow.mayFill(now)) return
-  sendMapped(connection, subflow, run, dsn, bytes, TcpFlag.ACK)
+  if (bytes !== undefined && subflow.mayFill(now))
+    sendMapped(connection, subflow, run, dsn, bytes, TcpFlag.ACK)
+  return true
 }
 
 /**

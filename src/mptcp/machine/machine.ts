@@ -350,7 +350,8 @@ export class MptcpMachine {
     }
     readFast(connection)
     if (!staysFastOutgoing(connection, segment)) leaveFast(connection, now)
-    forwardOutgoing(connection, segment, now)
+    const stuck = forwardOutgoing(connection, segment, now)
+    if (stuck !== undefined) this.#giveUp(connection, stuck, now)
     if (connection.done) closeAll(connection, this.#registry, now)
     this.#sweep(connection, now)
     this.#settle(connection, now)
@@ -472,6 +473,9 @@ export class MptcpMachine {
         this.counts.resets++
         this.#lose(connection, subflow, 'the peer contradicted itself', now)
         break
+      case 'stuck':
+        this.#giveUp(connection, subflow, now)
+        break
       case 'fin':
         if (!connection.done && connection.active === subflow) {
           const other = bestSubflow(connection, subflow)
@@ -482,6 +486,14 @@ export class MptcpMachine {
         closeSubflow(connection, subflow, now)
         break
     }
+  }
+
+  /** What lies on a subflow behind bytes that nobody sends there any more goes over another. */
+  #giveUp(connection: Connection, subflow: Subflow, now: number): void {
+    this.counts.stuck++
+    resetSubflow(connection, subflow)
+    const cause = `the peer waits on ${subflow.access} for what nobody has`
+    loseSubflow(connection, subflow, cause, 'gone', this.#registry, now)
   }
 
   #lose(connection: Connection, subflow: Subflow, cause: string, now: number): void {

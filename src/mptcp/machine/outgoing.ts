@@ -14,8 +14,8 @@ const MAX_MAPPING = 0xffff
 /** The largest window that TCP has (RFC 7323 §2.3). */
 const MAX_GAP = 1 << 30
 
-/** A segment of an established connection's local TCP, no SYN and no RST. */
-export function forwardOutgoing(connection: Connection, segment: Segment, now: number): void {
+/** A segment of an established connection's local TCP, no SYN and no RST. Returns a subflow that is stuck. */
+export function forwardOutgoing(connection: Connection, segment: Segment, now: number): Subflow | undefined {
   const dsn = connection.offsetOfSeq(segment.seq)
   const end = dsn + segment.payloadLength
   const owed = acknowledge(connection, segment)
@@ -23,7 +23,7 @@ export function forwardOutgoing(connection: Connection, segment: Segment, now: n
   // It is sent again though the peer has it: the acknowledgement did not reach the local TCP.
   if (end + fin > dsn && end + fin <= connection.dataUna) connection.acknowledgeLocal()
   const sent = new Set<Subflow>()
-  if (segment.payloadLength > 0) sendPayload(connection, segment, dsn, end, now, sent)
+  const stuck = segment.payloadLength > 0 ? sendPayload(connection, segment, dsn, end, now, sent) : undefined
   if ((segment.flags & FIN) !== 0) {
     connection.finLocal = end
     connection.sendDataFin()
@@ -31,6 +31,18 @@ export function forwardOutgoing(connection: Connection, segment: Segment, now: n
     if (connection.dataUna <= end) connection.active?.ask(now)
     if (connection.active !== undefined) sent.add(connection.active)
   }
+  sendAcks(connection, segment, owed, sent, now)
+  return stuck
+}
+
+/** What the peer is told where nothing goes out anyway. */
+function sendAcks(
+  connection: Connection,
+  segment: Segment,
+  owed: ReturnType<typeof acknowledge>,
+  sent: Set<Subflow>,
+  now: number,
+): void {
   const dss = connection.dataAck()
   if (dss === undefined) return
   const options = ackOptions(connection, dss)
@@ -45,7 +57,7 @@ export function forwardOutgoing(connection: Connection, segment: Segment, now: n
   }
   const { active } = connection
   if (active === undefined) return
-  if (dsn < connection.sndMax) {
+  if (connection.offsetOfSeq(segment.seq) < connection.sndMax) {
     // A keep-alive or window probe: one byte before what is new, there as here.
     connection.probing = true
     connection.toWire(active, { at: active.next - 1, options })
@@ -157,20 +169,25 @@ function sendPayload(
   end: number,
   now: number,
   sent: Set<Subflow>,
-): void {
+): Subflow | undefined {
   let at = Math.max(start, connection.dataUna)
   if (start <= Math.max(connection.dataUna, connection.againTo)) takeRepair(connection, end)
-  if (mustWait(connection, start, end)) return
-  if (end >= connection.sndMax) connection.hold(segment, start, end - start)
+  if (mustWait(connection, start, end)) return undefined
+  // What cannot be sent is not the newest that was: first on the next subflow it would leave a gap there.
+  if (end >= connection.sndMax && connection.active !== undefined)
+    connection.hold(segment, start, end - start)
+  let stuck: Subflow | undefined
   while (at < end) {
     const place = placeOf(connection, at, end, now)
-    if (place === undefined) return // no subflow: the local TCP sends it again
+    if (place === undefined) break // no subflow: the local TCP sends it again
     const { subflow, run, length } = place
     const payload = { at: segment.payloadAt + (at - start), length }
     sendMapped(connection, subflow, run, at, payload, Connection.passedFlags(segment.flags))
     sent.add(subflow)
+    if (subflow.passes(run.ssn + (at - run.dsn), length, at === connection.dataUna, now)) stuck = subflow
     at += length
   }
+  return stuck
 }
 
 /** The local TCP sends again what a break lost; one without SACK begins with everything. */

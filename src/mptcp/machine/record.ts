@@ -8,9 +8,10 @@
  *   subflow   0 half · 224 half · 448 ring of mappings (1600)
  *   mapping   0 its subflow offset, lower 32 bits · 4 its data offset, lower 32 bits · 8 length
  *
- * Halves take turns: a kill in the middle of writing leaves the other one. Payload is in none.
+ * Halves take turns: a kill in the middle of writing leaves the other one. Payload is in none: of a segment that would have to be sent
+ * again (`kicked`) it is only kept which bytes it has.
  */
-import type { Run } from '../tables.ts'
+import type { Block, Run } from '../tables.ts'
 import { KEY_LENGTH } from '../wire.ts'
 import type { Connection, ConnectionState } from './connection.ts'
 import { Cursor } from './cursor.ts'
@@ -79,6 +80,8 @@ export interface KeptConnection {
   readonly remoteWindow: number
   readonly finLocal: number
   readonly finRemote: number
+  /** What the local TCP was told has arrived, and its process would have sent again. */
+  readonly forgotten: Block | undefined
   readonly nextSubflow: number
   readonly nextAddress: number
   readonly active: number | undefined
@@ -265,6 +268,9 @@ function writeConnection(io: Cursor, at: number, half: number, connection: Conne
   io.number(connection.rcvMax)
   io.number(connection.finLocal)
   io.number(connection.finRemote)
+  const { kicked, forgotten } = connection
+  io.number(kicked?.dsn ?? forgotten?.left ?? -1)
+  io.u16(kicked?.length ?? (forgotten === undefined ? 0 : forgotten.right - forgotten.left))
   const removed = repeat.find((each) => each.type === 'remove-addr')
   const ids = removed?.type === 'remove-addr' ? removed.ids : []
   io.u8(Math.min(REMOVED, ids.length))
@@ -306,6 +312,8 @@ function readConnection(
   ]
   const finLocal = io.getNumber()
   const finRemote = io.getNumber()
+  const left = io.getNumber()
+  const right = left + io.getU16()
   const removedCount = io.getU8()
   const removed = [io.getU8(), io.getU8(), io.getU8(), io.getU8()].slice(0, removedCount)
   const localKey = io.getBytes(KEY_LENGTH, KEY_LENGTH)
@@ -327,6 +335,7 @@ function readConnection(
     isOffset(remoteWindow) &&
     isMark(finLocal) &&
     isMark(finRemote) &&
+    isMark(left) &&
     dataUna <= Math.max(sndMax, finLocal + 1) &&
     tan <= rcvMax + 1 &&
     inside !== null &&
@@ -342,6 +351,7 @@ function readConnection(
     connection: {
       ...{ id, state, inside, tuple, tcpIsn, peerIsn, segmentSize, nextSubflow, nextAddress, removed },
       ...{ localKey, remoteKey, window, remoteWindow, sndMax, dataUna, tan, rcvMax, finLocal, finRemote },
+      forgotten: left < 0 ? undefined : { left, right },
       role: (flags & 1) === 0 ? 'client' : 'server',
       forwarded: (flags & 2) !== 0,
       confirmed: (flags & 4) !== 0,

@@ -19,6 +19,11 @@ const PATIENCE = 100
 const CHALLENGE_GAP = 500
 /** The round trip (ms) that is assumed while none is measured. */
 const UNKNOWN_RTT = 200
+/** A timeout of the local TCP is as long as so many round trips, and at least so long (ms). */
+const TIMEOUT_ROUND_TRIPS = 3
+const TIMEOUT_LEAST = 200
+/** After so many of them without what the peer lacks on it a subflow is stuck. */
+const PASSES = 3
 const NO_BLOCKS: readonly Block[] = []
 
 export type SubflowState = 'syn-sent' | 'syn-received' | 'joined' | 'active' | 'closing' | 'dead'
@@ -78,7 +83,8 @@ export class Subflow {
   answersLeft = 0
   #sampleEnd = 0
   #sampleAt = 0
-  readonly beganAt: number
+  /** -Infinity: it is not known. */
+  beganAt: number
   /** When something last came. */
   heardAt: number
   /** When something was first sent, after that, that the peer has to answer; Infinity when nothing was. */
@@ -109,6 +115,11 @@ export class Subflow {
   /** The hole that was filled last, and when. */
   #filled = 0
   #filledAt = Number.NEGATIVE_INFINITY
+  /** The hole that the peer showed last, whether it did so since the last pass, how many passes there were, and when the last (`passes`). */
+  #hole = 0
+  #isShown = false
+  #passes = 0
+  #passedAt = Number.NEGATIVE_INFINITY
 
   constructor(init: {
     readonly id: number
@@ -188,6 +199,30 @@ export class Subflow {
     this.#filled = this.una
     this.#filledAt = now
     return true
+  }
+
+  /** The peer has what lies beyond `una`. */
+  showHole(): void {
+    if (this.#hole !== this.una) this.#passes = 0
+    this.#hole = this.una
+    this.#isShown = true
+  }
+
+  /**
+   * The local TCP sends what lies at `ssn`; `oldest`: that is what it has waited for longest. True when it has done so again and again while
+   * the peer showed that it waits for something before: the local TCP does not send that.
+   */
+  passes(ssn: number, length: number, oldest: boolean, now: number): boolean {
+    if (ssn <= this.una) {
+      if (ssn + length > this.una) this.#passes = 0
+      return false
+    }
+    const timeout = TIMEOUT_ROUND_TRIPS * (Number.isNaN(this.srtt) ? UNKNOWN_RTT : this.srtt)
+    if (!oldest || !this.#isShown || this.#hole !== this.una) return false
+    if (this.#passes > 0 && now - this.#passedAt < Math.max(TIMEOUT_LEAST, timeout)) return false
+    this.#isShown = false
+    this.#passedAt = now
+    return ++this.#passes >= PASSES
   }
 
   give(left: number, right: number): void {

@@ -18,6 +18,7 @@ export function rebuild(host: Host, kept: KeptConnection, now: number): Connecti
   Object.assign(connection, { state, confirmed, answered, noJoin, peerIsn, localSyn, remoteSyn, segmentSize })
   const { sndMax, dataUna, tan, rcvMax, window, remoteWindow, finLocal, finRemote } = kept
   Object.assign(connection, { sndMax, dataUna, tan, rcvMax, window, remoteWindow, finLocal, finRemote })
+  connection.forgotten = kept.forgotten
   connection.nextSubflow = kept.nextSubflow
   connection.nextAddress = kept.nextAddress
   if (removed.length > 0) {
@@ -39,6 +40,7 @@ function rebuildSubflow(kept: KeptSubflow, now: number): Subflow | undefined {
   const { id, tuple, addressId, access, state, localIsn, backup } = kept
   const key = tupleKey(tuple)
   const subflow = new Subflow({ id, tuple, key, addressId, access, state, localIsn, backup, now })
+  subflow.beganAt = Number.NEGATIVE_INFINITY
   const { remoteAddressId, home, remoteIsn, remoteScale, sackPermitted, remoteBackup } = kept
   Object.assign(subflow, { remoteAddressId, home, remoteIsn, remoteScale, sackPermitted, remoteBackup })
   const { localNonce, remoteNonce, next, una, high, acked, finSent, finReceived } = kept

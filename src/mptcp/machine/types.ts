@@ -93,6 +93,8 @@ export interface Counts {
   lies: number
   /** Payload without a mapping. */
   unmapped: number
+  /** Subflows on which the peer waited for what nobody sent. */
+  stuck: number
   /** Connections that stayed plain for want of room. */
   refused: number
   /** Connections that a killed daemon had. */
@@ -112,6 +114,7 @@ export function newCounts(): Counts {
     resets: 0,
     lies: 0,
     unmapped: 0,
+    stuck: 0,
     refused: 0,
     takenOver: 0,
     fast: 0,

@@ -141,6 +141,22 @@ test('MP-56: what goes first after a break is said to have arrived only where SA
   }
 })
 
+test('MP-31: what the local TCP sends while no subflow works leaves no gap on the next one', () => {
+  const opened = new Opened().open()
+  for (const at of [1, 1001]) opened.local(ACK, at, 1, 1000)
+  opened.machine.setAccesses([], opened.now)
+  for (const at of [2001, 3001, 4001]) opened.local(ACK, at, 1, 1000)
+  opened.machine.setAccesses([ACC2], opened.now)
+  const subflow = opened.connection.subflows.at(-1)!
+  opened.sent()
+  const data = to('wire', opened.accept(subflow)).filter(({ payload }) => payload !== undefined)
+  assert.deepEqual(
+    data.map(({ seq }) => seq),
+    [subflow.seqAt(1)],
+  )
+  assert.equal(opened.connection.kicked!.dsn, 1001)
+})
+
 test('MP-56: the peer hears of each subflow that is lost, four at a time, and once where the one in use stays', () => {
   const further = [2, 3, 4, 5, 6, 7].map((n) => ({
     ...ACC2,

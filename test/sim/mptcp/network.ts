@@ -11,6 +11,7 @@ import { type RecordMemory, Records } from '../../../src/mptcp/machine/record.ts
 import { type OutSegment, payloadLength, Segment, type Tuple } from '../../../src/mptcp/machine/segment.ts'
 import type { AccessInfo, MachineEvent, MptcpInit } from '../../../src/mptcp/machine/types.ts'
 import { packetOf } from '../../../src/mptcp/packets.ts'
+import { InOrder } from './in-order.ts'
 import { KernelPath } from './kernel-path.ts'
 import type { Nat } from './nat.ts'
 import { type TcpInit, TcpModel } from './tcp-model.ts'
@@ -48,6 +49,8 @@ export interface PairInit {
   readonly kernel?: readonly ('client' | 'server')[]
   /** How long (ms) at most packets wait in a queue of such a host. */
   readonly queue?: number
+  /** The server takes what comes on a subflow in order, as a native peer does. */
+  readonly inOrder?: boolean
   readonly tcp?: Partial<Pick<TcpInit, 'burst' | 'buffer' | 'blocks'>>
   /** What becomes of a packet on the wire. */
   readonly middlebox?: (packet: Uint8Array, path: number, toServer: boolean) => readonly Uint8Array[]
@@ -83,6 +86,7 @@ export class Host {
   flushed = false
   tcp: TcpModel | undefined
   kernel: KernelPath | undefined
+  inOrder: InOrder | undefined
   /** By direction: when the newest packet in its queue is read. */
   readonly #queued = { out: 0, in: 0 }
   /** Of the proxy: what waits in the queues of one that was killed is lost. */
@@ -211,6 +215,12 @@ export class Host {
   /** What the wire brings. */
   in(packet: Uint8Array): void {
     const { kernel } = this
+    if (this.inOrder !== undefined) {
+      const { now, answer } = this.inOrder.take(packet)
+      if (answer !== undefined) this.#pair.wire(answer, this.#name)
+      for (const each of now) this.#handleIn(each)
+      return
+    }
     if (kernel === undefined) {
       this.#handleIn(packet)
       return
@@ -261,7 +271,10 @@ export class Host {
     for (let skip = 0; skip === 0 || skip < length; skip += out.segmentSize) {
       const packet = packetOf(out, source, skip, out.segmentSize).slice()
       if (out.to === 'local') this.#pair.toTcp(this.#name, packet)
-      else this.#pair.wire(packet, this.#name)
+      else {
+        this.inOrder?.sent(packet)
+        this.#pair.wire(packet, this.#name)
+      }
     }
   }
 }
@@ -303,6 +316,7 @@ export class Pair {
     this.usable = new Set(this.paths.keys())
     this.queueDelay = init.queue ?? 0
     for (const name of init.kernel ?? []) this[name].useKernel()
+    if (init.inOrder) this.server.inOrder = new InOrder()
     this.observer.overtakes = init.kernel !== undefined
     if (init.keep) {
       this.client.keep()

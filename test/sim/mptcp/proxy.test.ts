@@ -330,6 +330,42 @@ test('MP-56: the newest segment, first on a new subflow and lost there, is sent 
   finish(pair)
 })
 
+test('ADR 0455: a subflow on which a native peer waits for what the local TCP does not send is left after some timeouts, and the transfer goes on over another', () => {
+  for (const standby of [false, true]) {
+    let [newest, lost] = [0, 0]
+    const segment = new Segment()
+    const pair = new Pair({
+      ...{ seed: 4, bytes: [9_000_000, 0], inOrder: true, init: { standby } },
+      conditions: { delay: 15, rate: 2500 },
+      middlebox: (packet, path, toServer) => {
+        segment.read(viewOf(packet), packet, 0, packet.length, true)
+        if (!toServer || path !== 1 || lost > 0 || segment.payloadLength === 0) return [packet]
+        lost = pair.now
+        pair.paths[1]!.works = false
+        pair.at(pair.now, () => {
+          pair.paths[1]!.works = true
+          // Nobody has it any more, and the local TCP was told that it has arrived.
+          const [connection] = pair.client.machine.connections
+          assert.ok(connection!.kicked !== undefined)
+          connection!.kicked = undefined
+        })
+        return [packet]
+      },
+    })
+    pair.client.tcp!.connect(0)
+    pair.at(500, () => {
+      newest = pair.client.machine.connections[0]!.sndMax
+      pair.paths[0]!.works = false
+      pair.setAccesses(new Set([1]))
+    })
+    assert.ok(pair.run(() => lost > 0, 1000))
+    assert.ok(pair.run(() => pair.server.tcp!.received >= newest, 60_000))
+    assert.ok(pair.now - lost < 4000, `${pair.now - lost} ms`)
+    finish(pair)
+    assert.equal(pair.client.machine.counts.stuck, 1)
+  }
+})
+
 for (const sack of [true, false])
   test(`MP-31: after a break new data wait until the local TCP sends again what was lost${sack ? '' : ', and without SACK it hears of no duplicate before'}`, () => {
     const segment = new Segment()

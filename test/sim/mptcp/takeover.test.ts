@@ -1,6 +1,7 @@
 /** A proxy is killed in the middle of transfers, and the next one takes its connections over from what it kept. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { viewOf } from '../../../src/core/bytes.ts'
 import { TcpFlag } from '../../../src/core/tcp.ts'
 import { nodeRandom } from '../../../src/crypto/node-crypto.ts'
 import { nodeSha256 } from '../../../src/crypto/sha256.ts'
@@ -100,6 +101,49 @@ test('random handovers, losses, black holes and kills', () => {
 
 test('ADR 0301: an end that is killed as both are done gives up the subflow over which the other’s FIN comes: it is not taken for one that knows', () => {
   randomHandovers(1, 1013, true)
+})
+
+test('ADR 0455: a proxy that is killed after a break, as the newest segment was lost first on the new subflow, leaves word that the local TCP will not send it again', () => {
+  for (const standby of [false, true]) {
+    let lost = 0
+    let newest = 0
+    const segment = new Segment()
+    const pair = new Pair({
+      ...{ seed: 4, bytes: [9_000_000, 0], keep: true, inOrder: true, init: { standby } },
+      conditions: { delay: 15, rate: 2500 },
+      middlebox: (packet, path, toServer) => {
+        segment.read(viewOf(packet), packet, 0, packet.length, true)
+        if (!toServer || path !== 1 || lost > 0 || segment.payloadLength === 0) return [packet]
+        lost = pair.now
+        // The local TCP sends the rest before that.
+        pair.at(pair.now + 10, () => pair.killed('client', 100))
+        pair.paths[1]!.works = false
+        pair.at(pair.now, () => {
+          pair.paths[1]!.works = true
+        })
+        return [packet]
+      },
+    })
+    pair.client.tcp!.connect(0)
+    pair.at(500, () => {
+      newest = pair.client.machine.connections[0]!.sndMax
+      pair.paths[0]!.works = false
+      pair.setAccesses(new Set([1]))
+    })
+    assert.ok(pair.run(() => lost > 0, 1000))
+    assert.ok(
+      pair.run(() => pair.server.tcp!.received >= newest, 60_000),
+      `${pair.server.tcp!.received}, ${newest}`,
+    )
+    assert.ok(pair.now - lost < 1000, `${pair.now - lost} ms`)
+    const { client } = pair
+    pair.run(() => client.machine.connections[0]!.dataUna > newest)
+    const [kept] = new Records(client.memory!, SLOTS).load().kept
+    assert.equal(kept!.forgotten, undefined, 'nothing is missing any more')
+    assert.ok(pair.run(() => pair.done || pair.problem !== ''))
+    assert.equal(pair.problem, '')
+    assert.equal(client.machine.counts.takenOver, 1)
+  }
 })
 
 test('where mappings were forgotten, the bytes go over another subflow', () => {

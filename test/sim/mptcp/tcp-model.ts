@@ -292,8 +292,9 @@ export class TcpModel {
     const edges: number[] = segment.sack.map((edge) => offsetOf(edge, this.#init.isn, this.#una))
     for (const each of this.#sent) {
       let hit = each.end <= ack
+      // Linux ignores a block that begins at what is next to be acknowledged (tcp_is_sackblock_valid).
       for (let i = 0; i + 1 < edges.length; i += 2)
-        hit ||= each.start >= edges[i]! && each.end <= edges[i + 1]!
+        hit ||= edges[i]! > ack && each.start >= edges[i]! && each.end <= edges[i + 1]!
       if (hit && !each.sacked) {
         each.sacked = true
         if (!each.again) {
@@ -426,7 +427,8 @@ export class TcpModel {
     if (this.state === 'syn-sent') this.#syn(SYN)
     else if (this.state === 'syn-received') this.#syn(SYN | ACK)
     else if (this.#sent.length > 0) {
-      for (const each of this.#sent) each.sacked = false
+      // What was selectively acknowledged counts as lost only when it should have been acknowledged by now (tcp_timeout_mark_lost in Linux).
+      if (this.#sent[0]!.sacked) for (const each of this.#sent) each.sacked = false
       this.#resend(this.#sent[0]!, now)
     } else if (this.state === 'established' && this.#next <= this.#init.bytes) this.#ack(ACK, this.#una - 1)
     else this.#timer = Number.POSITIVE_INFINITY
