@@ -214,6 +214,8 @@ if (isMainThread) {
     }).then(
       (worker) => {
         process.on('message', (command) => worker.post(command))
+        // `process.exit` alone would wait for the engine, which sleeps.
+        process.on('disconnect', () => void worker.stop())
         process.send?.('ready')
       },
       (error) => {
@@ -222,5 +224,4 @@ if (isMainThread) {
       },
     )
   })
-  process.on('disconnect', () => process.exit(0))
 } else if (workerData !== null) serve()

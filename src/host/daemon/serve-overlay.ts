@@ -19,7 +19,7 @@ import {
 import { HostRecorder } from '../stores/recorder.ts'
 import type { State } from '../stores/state.ts'
 import { Log } from './log.ts'
-import { untilStopped } from './serve.ts'
+import { untilStopped } from './stopping.ts'
 import { endUnread, sayReady } from './streams.ts'
 
 export interface ServeOptions {

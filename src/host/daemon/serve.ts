@@ -33,6 +33,7 @@ import { leftovers } from './leftovers.ts'
 import { Log } from './log.ts'
 import { Reloader } from './reload.ts'
 import { DaemonServices } from './services.ts'
+import { untilStopped } from './stopping.ts'
 import { endUnread, sayReady } from './streams.ts'
 import { withLinkCounters, withSocketCounters } from './traffic.ts'
 
@@ -226,36 +227,4 @@ function parsePorts(text: string | undefined): readonly [number, number] | undef
   if (first === undefined || last === undefined || first < 1 || last > 65535 || first > last)
     throw usageError(`--ports: "${text}" is not FIRST-LAST, e.g. 40000-49999`)
   return [first, last]
-}
-
-/** Resolves with the first signal to stop. */
-export function untilStopped(
-  recorder: HostRecorder,
-  onHangup = () => recorder.log('warn', 'SIGHUP: this daemon cannot reload; restart it to apply changes'),
-): Promise<void> {
-  return new Promise((done) => {
-    let asked = false
-    const stop = (signal: NodeJS.Signals): void => {
-      if (asked) process.exit(1)
-      asked = true
-      recorder.log('info', `${signal}: stopping`)
-      done()
-    }
-    process.on('SIGINT', stop)
-    process.on('SIGTERM', stop)
-    process.on('SIGHUP', onHangup)
-    // For uncaught exceptions: cleans up, then fails.
-    const fault = (error: unknown): void => {
-      recorder.log(
-        'error',
-        `fault: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`,
-      )
-      process.exitCode = 1
-      if (asked) process.exit(1)
-      asked = true
-      done()
-    }
-    process.on('uncaughtException', fault)
-    process.on('unhandledRejection', fault)
-  })
 }

@@ -167,7 +167,7 @@ describe('a mobile host and its anchor', () => {
   })
 
   test('`godwit top` at both ends: rates of an access, a program and a host while they flow (issue 14, point 9)', async () => {
-    const done = await download(4, '2M')
+    const done = await download()
     await hasFlow()
     await godwit('mh', 'move', 'app:curl', 'acc2')
     // All looks: on a busy machine a download with a limit comes in bursts.

@@ -29,8 +29,7 @@ export class Engines {
   }
 
   async #begin(): Promise<void> {
-    await this.startAnchor()
-    await this.startHost()
+    await Promise.all([this.startAnchor(), this.startHost()])
     await this.bothUp()
     this.host.events.length = 0
     this.anchor.events.length = 0
