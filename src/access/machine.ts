@@ -183,6 +183,9 @@ export const SETTLE_MS = 2000
 
 /** Never an access unless named: inner sides of containers, virtual machines and tunnels. */
 const INNER_NAMES = ['docker*', 'br-*', 'virbr*', 'veth*', 'vnet*', 'cni*', 'cali*', 'flannel*', 'podman*']
+/** The network of a host has at most so many bits, also where its address stands alone (RFC 7278). */
+const HOST_NETWORK = 64
+
 const INNER_KINDS = new Set([
   'dummy',
   'ifb',
@@ -415,6 +418,28 @@ export class AccessMachine<R extends RouteFacts = RouteFacts> {
     return [...new Set(own.filter(shares).map(({ link }) => link.link.name))]
   }
 
+  /**
+   * Addresses in the IPv6 network of an access that lead into a TUN of this host, each with the access: a translator of IPv4
+   * (464XLAT, RFC 6877 §6.3: clatd, tayga) reads and writes packets there, and those that it writes are from this address.
+   */
+  translators(): { readonly address: string; readonly access: string }[] {
+    const networks = this.accesses().flatMap(({ name, addresses }) =>
+      addresses.flatMap(({ family, address, prefixLength }) => {
+        const prefix = parseInterfaceAddress(`${address}/${Math.min(prefixLength, HOST_NETWORK)}`)
+        return family === 6 && prefix.ok ? [{ name, prefix: prefix.value }] : []
+      }),
+    )
+    return this.mainRoutes().flatMap(({ family, type, to, via, dev }) => {
+      if (family !== 6 || type !== 'unicast' || via !== undefined || dev === undefined) return []
+      if (!to.endsWith('/128')) return []
+      const link = this.#find(dev)?.link
+      const prefix = parseInterfaceAddress(to)
+      if (link === undefined || !isTun(link) || matchesAny(this.#ours, link.name) || !prefix.ok) return []
+      const network = networks.find((each) => overlaps(each.prefix, prefix.value))
+      return network === undefined ? [] : [{ address: to.slice(0, -'/128'.length), access: network.name }]
+    })
+  }
+
   quality(name: string): AccessQuality {
     return this.#find(name)?.quality ?? UNKNOWN
   }
@@ -584,8 +609,7 @@ export class AccessMachine<R extends RouteFacts = RouteFacts> {
     if (matchesAny(this.#named, link.name)) return undefined
     const mend = `; [access."${link.name}"] makes it one`
     if (matchesAny(INNER_NAMES, link.name)) return `the inner side of containers or virtual machines${mend}`
-    // A TAP device has a hardware address: an Ethernet of a hypervisor or an emulator, not a tunnel.
-    const isTap = link.kind === 'tun' && link.mac !== undefined && link.mac !== ''
+    const isTap = link.kind === 'tun' && !isTun(link)
     if (link.kind !== undefined && INNER_KINDS.has(link.kind) && !isTap)
       return `a device of kind ${link.kind}, not a network of its own${mend}`
     return hasGateway ? undefined : NO_ROUTE
@@ -683,6 +707,11 @@ function judge(
   }
   const names = families.map((family) => `IPv${family}`).join(' and ')
   return { state: 'up', reason: `has a carrier, an address and a default route for ${names}` }
+}
+
+/** A TAP device has a hardware address: an Ethernet of a hypervisor or an emulator, not a tunnel. */
+function isTun({ kind, mac }: LinkFacts): boolean {
+  return kind === 'tun' && (mac === undefined || mac === '')
 }
 
 function isSource({ tentative, scope }: AddressFacts): boolean {

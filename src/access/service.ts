@@ -274,8 +274,8 @@ export class AccessMonitor {
   }
 
   /**
-   * Addresses of this host with the table for packets from each: that of its access, main for other interfaces, none for
-   * godwit's own. If two accesses have the same address, the better one gets it.
+   * Addresses of this host, and of translators of IPv4 on it, with the table for packets from each: that of its access, main
+   * for other interfaces, none for godwit's own. If two accesses have the same address, the better one gets it.
    */
   sources(): SourceAddress[] {
     const out = new Map<string, SourceAddress>()
@@ -284,6 +284,10 @@ export class AccessMonitor {
       if (table === undefined) continue
       for (const { family, address } of access.addresses)
         if (!out.has(address)) out.set(address, { family, address, table, access: access.name })
+    }
+    for (const { address, access } of this.#machine.translators()) {
+      const table = this.table(access)
+      if (table !== undefined && !out.has(address)) out.set(address, { family: 6, address, table })
     }
     for (const { family, address } of this.#machine.addresses())
       if (!out.has(address)) out.set(address, { family, address, table: MAIN_TABLE })

@@ -218,7 +218,7 @@ async function translateOnHost(): Promise<Program> {
   return lab.programs.start('mh', 'tayga', ['--nodetach', '-c', path('clat.conf')], { log: path('clat.log') })
 }
 
-test('issue 10: a host that translates IPv4 itself (464XLAT): the tunnel carries it, its device is no access, and at the end all goes by it again', async () => {
+test('issue 10: a host that translates IPv4 itself (464XLAT): the tunnel carries it, its device is no access, what bypasses the tunnel takes the translator, and at the end all goes by it again', async () => {
   await run('mh', 'ip', 'link', 'set', 'acc1', 'down')
   const program = `require('http').createServer((q, r) => r.end(q.socket.remoteAddress)).listen(80, '0.0.0.0', () => console.log('ready'))`
   const web = await lab.programs.start('ch1', process.execPath, ['-e', program])
@@ -231,6 +231,24 @@ test('issue 10: a host that translates IPv4 itself (464XLAT): the tunnel carries
   assert.match(unused.find(({ name }) => name === 'clat')!.reason, /^a device of kind tun/)
   // Where the name server translates names, programs try such an address first: they are told at once to take IPv4.
   await assert.rejects(seen(`[${NAT64}c633:6402]`), /Failed to connect/) // not "timed out"
+  const past = [
+    'run',
+    '--direct',
+    '--state',
+    path('mh'),
+    '--',
+    'curl',
+    '-sS',
+    '-m',
+    '4',
+    'http://198.51.100.2/',
+  ]
+  const translated = addressOf(lab.spec, 'nat2', 'wan')
+  await until(
+    'what bypasses the tunnel takes the translator',
+    async () => (await run('mh', process.execPath, GODWIT, ...past)) === translated,
+  )
+  assert.equal(await seen(), addressOf(lab.spec, 'an2', 'wan'))
   await host.stop()
-  await until('the translator carries it', async () => (await seen()) === addressOf(lab.spec, 'nat2', 'wan'))
+  await until('the translator carries it', async () => (await seen()) === translated)
 })

@@ -499,3 +499,38 @@ test('issue 10: interfaces in one network of IPv4 are known, if one of them is a
   machine.handleEvent({ type: 'route', route: route('wlan0') }, 0)
   assert.deepEqual(machine.sharing(), ['eth0', 'eth1'])
 })
+
+test('issue 10: addresses that a translator of IPv4 on this host has in the network of an access are known, and nothing else that a TUN has', () => {
+  const machine = new AccessMachine({ ours: ['godwit*'] })
+  const direct = (dev: string, more: Pick<RouteFacts, 'to' | 'via'>): RouteFacts => ({
+    ...{ family: 6, table: 254, type: 'unicast', dev },
+    ...more,
+  })
+  const put = (
+    index: number,
+    name: string,
+    more: Partial<LinkFacts>,
+    ...routes: Pick<RouteFacts, 'to' | 'via'>[]
+  ) => {
+    machine.handleEvent({ type: 'link', link: link(index, name, more) }, 0)
+    for (const each of routes) machine.handleEvent({ type: 'route', route: direct(name, each) }, 0)
+  }
+  put(2, 'wwan0', {}, { to: 'default6', via: 'fe80::9' })
+  machine.handleEvent({ type: 'address', address: address(2, '2001:db8:2::5', { prefixLength: 128 }) }, 0)
+  const inside = '2001:db8:2::464'
+  put(
+    3,
+    'clat',
+    { kind: 'tun' },
+    { to: `${inside}/128` },
+    { to: '2001:db8:3::1/128' },
+    { to: '2001:db8:2:0:1::/80' },
+  )
+  put(4, 'tap0', { kind: 'tun', mac: '02:00:00:00:00:01' }, { to: '2001:db8:2::465/128' })
+  put(5, 'veth0', { kind: 'veth' }, { to: '2001:db8:2::466/128' })
+  put(6, 'godwit0', { kind: 'tun' }, { to: '2001:db8:2::467/128' })
+  put(7, 'tun1', { kind: 'tun' }, { to: '2001:db8:2::468/128', via: 'fe80::1' })
+  assert.deepEqual(machine.translators(), [{ address: inside, access: 'wwan0' }])
+  machine.handleEvent({ type: 'route-gone', route: direct('clat', { to: `${inside}/128` }) }, 0)
+  assert.deepEqual(machine.translators(), [])
+})
