@@ -15,6 +15,7 @@ import type { Block } from '../tables.ts'
 import type { MptcpOption } from '../wire.ts'
 import { FAST_AFTER, type FastLeft, type FastSlot, type FastWay } from './fast-slot.ts'
 import type { Key, Sha256 } from './keys.ts'
+import { Room } from './room.ts'
 import {
   OPTION_SPACE,
   type OptionWriter,
@@ -136,6 +137,8 @@ export class Connection {
   /** Windows as last announced, unscaled: of the local TCP, and of the peer in bytes. */
   window = 0
   remoteWindow = 0
+  /** Of a local TCP without SACK. */
+  room: Room | undefined
   finLocal = -1
   finRemote = -1
   subflows: Subflow[] = []
@@ -471,12 +474,20 @@ export class Connection {
       seq: sequenceAt(this.peerIsn, dsn),
       ack: sequenceAt(this.tcpIsn, this.dataUna),
       flags: fields.flags ?? ACK,
-      window: Math.min(0xffff, this.remoteWindow >> scale),
+      window: Math.min(0xffff, this.#offered >> scale),
       options: fields.options ?? writer.finish(),
       payload: fields.payload,
       access: undefined,
       segmentSize: this.forwarded ? Math.max(LEAST_SEGMENT, this.localSyn.mss - OPTION_SPACE) : 0xffff,
     })
+  }
+
+  /** Of the peer's window what the local TCP is offered. */
+  get #offered(): number {
+    // While it opens what its ends can do is not known.
+    if (this.sacks || this.state === 'syn-sent' || this.state === 'syn-received') return this.remoteWindow
+    this.room ??= new Room(this.sndMax)
+    return this.room.window(this.dataUna, this.remoteWindow)
   }
 
   /** Asks a local TCP that had closed its window: that it opened may be lost, while its access or the daemon was away. */

@@ -45,7 +45,7 @@ export function forwardIncoming(
   const dss = segment.option('dss')
   let finNow = false
   if (dss !== undefined) {
-    if (!takeDataAck(connection, dss)) connection.host.counts.lies++
+    if (!takeDataAck(connection, subflow, dss, now)) connection.host.counts.lies++
     const taken = takeMap(connection, subflow, dss)
     if (taken === 'lie') {
       connection.host.counts.lies++
@@ -110,7 +110,7 @@ export function forwardIncoming(
 }
 
 /** False when it acknowledges what was never sent. */
-function takeDataAck(connection: Connection, { ack }: DssOption): boolean {
+function takeDataAck(connection: Connection, subflow: Subflow, { ack }: DssOption, now: number): boolean {
   if (ack === undefined) return true
   const offset = offsetOfDsn(connection.localKey, ack, connection.dataUna)
   const most = connection.finLocal >= 0 ? connection.finLocal + 1 : connection.sndMax
@@ -119,6 +119,7 @@ function takeDataAck(connection: Connection, { ack }: DssOption): boolean {
   connection.answered = true
   if (offset > connection.dataUna) {
     connection.dataUna = offset
+    connection.room?.acknowledge(offset, subflow.leastRtt, now)
     connection.release()
     for (const { send, una } of connection.subflows) send.acknowledge(offset, una)
   }

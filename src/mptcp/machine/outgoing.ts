@@ -199,11 +199,12 @@ function takeRepair(connection: Connection, end: number): void {
 
 /**
  * Until what a break lost is sent again, new data are dropped as if lost, too. On the subflow they would lie before what is older, and if
- * they were lost there the peer could acknowledge nothing of that.
+ * they were lost there the peer could acknowledge nothing of that. A TCP without SACK sends new data to learn whether its timeout was
+ * spurious (RFC 5682), and would wait for another one; where its new data are lost, the subflow is left (ADR 0455).
  */
 function mustWait(connection: Connection, start: number, end: number): boolean {
-  const { sndMax, skipped, isBroken } = connection
-  if (end <= sndMax) return false
+  const { sndMax, skipped, isBroken, sacks } = connection
+  if (!sacks || end <= sndMax) return false
   connection.skipped = start > sndMax ? skipped || isBroken : start === sndMax && isBroken
   return connection.skipped
 }

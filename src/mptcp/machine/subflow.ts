@@ -81,6 +81,8 @@ export class Subflow {
   srtt = Number.NaN
   /** SYN/ACKs that the peer's SYNs have earned and that were not sent. */
   answersLeft = 0
+  /** The shortest round trip (ms). */
+  leastRtt = UNKNOWN_RTT
   #sampleEnd = 0
   #sampleAt = 0
   /** -Infinity: it is not known. */
@@ -274,6 +276,7 @@ export class Subflow {
   }
 
   sample(rtt: number): void {
+    this.leastRtt = Number.isNaN(this.srtt) ? rtt : Math.min(this.leastRtt, rtt)
     this.srtt = Number.isNaN(this.srtt) ? rtt : 0.875 * this.srtt + 0.125 * rtt
   }
 

@@ -51,7 +51,7 @@ export interface PairInit {
   readonly queue?: number
   /** The server takes what comes on a subflow in order, as a native peer does. */
   readonly inOrder?: boolean
-  readonly tcp?: Partial<Pick<TcpInit, 'burst' | 'buffer' | 'blocks'>>
+  readonly tcp?: Partial<Pick<TcpInit, 'burst' | 'flight' | 'buffer' | 'blocks'>>
   /** What becomes of a packet on the wire. */
   readonly middlebox?: (packet: Uint8Array, path: number, toServer: boolean) => readonly Uint8Array[]
 }

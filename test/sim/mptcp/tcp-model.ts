@@ -19,7 +19,6 @@ const RTO = 200
 const MAX_RTO = 4000
 const REORDER = 8
 const SCALE = 7
-const FLIGHT = 64
 
 interface Sent {
   readonly start: number
@@ -47,6 +46,8 @@ export interface TcpInit {
   /** Most segments in one packet, which the device cuts; what is sent again has other boundaries. */
   readonly burst?: number
   readonly random?: () => number
+  /** Segments that it has under way at most. */
+  readonly flight?: number
   /** Of its receive buffer (bytes). */
   readonly buffer?: number
   /** Blocks of SACK in one packet. */
@@ -378,11 +379,11 @@ export class TcpModel {
   /** Sends what window and stream allow. */
   push(now: number): void {
     if (this.state !== 'established') return
-    const { bytes, burst = 1, random = () => 0 } = this.#init
-    while (this.#sent.length < FLIGHT && this.#next <= bytes + 1) {
+    const { bytes, burst = 1, random = () => 0, flight = 64 } = this.#init
+    while (this.#sent.length < flight && this.#next <= bytes + 1) {
       const first = this.#next
       const most = 1 + Math.floor(random() * burst)
-      for (let count = 0; count < most && this.#sent.length < FLIGHT; count++) {
+      for (let count = 0; count < most && this.#sent.length < flight; count++) {
         const start = this.#next
         if (start > bytes && count > 0) break
         const length = Math.min(this.#mss, bytes + 1 - start, this.#una + this.#window - start)

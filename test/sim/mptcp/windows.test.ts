@@ -67,3 +67,27 @@ for (const kernel of [false, true])
     }
     if (!kernel) assert.equal(after.at(-1)!.window, after[0]!.window / 2, 'in the end half the window')
   })
+
+test('ADR 0456: a TCP without SACK has no more under way than the path takes in two round trips, and loses nothing in the queue before it', () => {
+  for (const sack of [false, true]) {
+    let most = 0
+    const pair = new Pair({
+      ...{ seed: 5, bytes: [0, 9_000_000], sack, tcp: { flight: 1000 } },
+      // 150 KB a round trip, and as much again in the queue.
+      conditions: { delay: 30, rate: 2500, queue: 80 },
+    })
+    pair.client.tcp!.connect(0)
+    const look = () => {
+      const [connection] = pair.server.machine.connections
+      if (connection !== undefined) most = Math.max(most, connection.sndMax - connection.dataUna)
+      if (!pair.done) pair.at(pair.now + 1, look)
+    }
+    look()
+    assert.ok(pair.run(() => pair.done || pair.problem !== ''))
+    assert.equal(pair.problem, '')
+    if (sack) assert.ok(most > 700_000, `${most}`)
+    else assert.ok(most > 200_000 && most < 350_000, `${most}`)
+    assert.equal(pair.server.tcp!.retransmissions === 0, !sack)
+    if (!sack) assert.ok(pair.now < 5000, `${pair.now} ms`)
+  }
+})
