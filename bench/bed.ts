@@ -84,7 +84,10 @@ export class Host {
     return out
   }
 
-  /** Starts a program that stays. */
+  /**
+   * Starts a program that stays, in a session of its own as services are: the kernel may share the processor between
+   * sessions (autogroup, sched(7)), and the subjects of a comparison are to stand alike.
+   */
   start(
     command: string,
     args: readonly string[],
@@ -92,6 +95,7 @@ export class Host {
     input: 'ignore' | 'pipe' = 'ignore',
   ): Program {
     const child = spawnIn(this.netns, command, args, {
+      detached: true,
       stdio: [input, 'pipe', 'pipe'],
       env: { ...environment(), ...env },
     })

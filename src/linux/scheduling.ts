@@ -1,4 +1,5 @@
-/** How the kernel schedules the calling thread. */
+/** How the kernel schedules the calling thread and the process. */
+import { readFileSync, writeFileSync } from 'node:fs'
 import { declare } from './libc.ts'
 
 const syscall = declare<(number: number, pid: number, attributes: Uint8Array, flags: number) => number>(
@@ -22,4 +23,23 @@ export function runSoon(nice: number, sliceMs: number): boolean {
   view.setInt32(16, nice, true)
   view.setBigUint64(24, BigInt(Math.round(sliceMs * 1e6)), true)
   return syscall(number, 0, attributes, 0) === 0
+}
+
+/**
+ * Where the kernel shares the processor between sessions first (autogroup, sched(7)), nice values of threads count within
+ * one session alone. Gives the session of this process the nice value `nice`, unless it is another process's session, such
+ * as that of a terminal. Returns whether it did; false too without the right (CAP_SYS_NICE or RLIMIT_NICE), or without
+ * autogroups.
+ */
+export function runSessionSoon(nice: number): boolean {
+  try {
+    const stat = readFileSync('/proc/self/stat', 'utf8')
+    // Fields of proc(5) after the name, which may have spaces: the session is the sixth of all.
+    const session = Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[3])
+    if (session !== process.pid) return false
+    writeFileSync('/proc/self/autogroup', `${nice}`)
+    return true
+  } catch {
+    return false
+  }
 }

@@ -8,7 +8,7 @@ import type { Clock, Random } from '../../core/clock.ts'
 import { GodwitError } from '../../core/errors.ts'
 import type { Arena } from '../../linux/arena.ts'
 import { KernelPoller, type Poller, wake } from '../../linux/poller.ts'
-import { runSoon } from '../../linux/scheduling.ts'
+import { runSessionSoon, runSoon } from '../../linux/scheduling.ts'
 import type { Tun } from '../../linux/tun.ts'
 import type { UdpOptions, UdpSocket } from '../../linux/udp.ts'
 import { errorOf, type Failure, failureOf } from './outcome.ts'
@@ -41,7 +41,10 @@ export interface EngineWorkerEvents {
  */
 const LIMITS = { maxYoungGenerationSizeMb: 12 }
 
-/** A packet waits for no thread of ours that has more time: not for the main thread, nor for a compiler or a collector. */
+/**
+ * A packet waits for no thread of ours that has more time: not for the main thread, nor for a compiler or a collector. Nor
+ * for another program, where the daemon's session is its own (ADR 0458).
+ */
 const NICE = -10
 const SLICE_MS = 0.1
 
@@ -156,6 +159,7 @@ export function serveEngine(
   if (isMainThread || port === null) throw new GodwitError('USAGE', 'serveEngine runs in a worker thread')
   const say = (envelope: Envelope) => port.postMessage(envelope)
   runSoon(NICE, SLICE_MS)
+  runSessionSoon(NICE)
   try {
     const poller = new KernelPoller()
     const host: EngineHost = { poller, data: workerData, post: (event) => say({ godwit: 'event', event }) }
