@@ -205,6 +205,8 @@ export class Spread {
 export interface Forwarder {
   /** Of a forwarder that sends copies or spreads packets over paths; absent: neither. */
   readonly spread?: Spread
+  /** Peers whose packets are kept until `Datapath.admit`; absent: none. */
+  readonly heldPeers?: ReadonlySet<number>
   /**
    * A packet from the TUN. Returns the slot to send it on, or a Verdict: PARK keeps the newest packets of its flow until a
    * path of its peer is usable (the datapath then asks again).

@@ -10,7 +10,7 @@ import { addPrekeys, takeBack } from './prekeys.ts'
 /** Repetitions: after 250 ms, doubling. */
 const FIRST_PAUSE = 250
 const TRIES = 6
-const TRIES_BEFORE_WAKING = 3
+const TRIES_BEFORE_WAKING = 2
 /** Between two looks at what is under way (ms): a look is at all. */
 export const LOOK_MS = 20
 const NEVER = Number.POSITIVE_INFINITY

@@ -231,7 +231,7 @@ export class Pair {
     this.#asked = asked
     this.#early = early
     this.#hoped = []
-    for (const side of direction.relays) if (mayBeHost(side.endpoint)) this.#bind(side, now)
+    for (const side of direction.relays) if (mayBeHost(side.endpoint)) this.#bind(side, asked, now)
     if (!asked && !this.#unasked.take(now)) return
     this.#ask(now, isPaid)
     if (this.#ways.length === 0) this.#introduce()
@@ -379,11 +379,13 @@ export class Pair {
 
   // ---- relay
 
-  #bind(side: RelaySide, now: number): void {
+  #bind(side: RelaySide, asked: boolean, now: number): void {
     const known = this.#bindings.get(side.channel)
     const socket = this.#socketFor(side.endpoint)
     if (known !== undefined && equal(known.side.key, side.key)) {
-      if (socket !== undefined && known.state === 'failed') known.bind(socket.socket, now)
+      // The peer looks for this node: its NAT may have forgotten the relay, or use another port for it by now.
+      const isOld = !asked && known.state === 'bound' && now - known.begunAt > ROUND_MS
+      if (socket !== undefined && (isOld || known.state === 'failed')) known.bind(socket.socket, now)
       return
     }
     if (known !== undefined) this.#dropChannel(side.channel)

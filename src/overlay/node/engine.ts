@@ -170,6 +170,9 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
         this.#forwarder.refuse(command.name, 0)
         this.#node.resolve(command.name, now)
         return done
+      case 'routed':
+        this.#release(this.tunnel.peers.get(command.name))
+        return done
       case 'forget':
         this.#forget(command.name, now)
         return done
@@ -482,6 +485,8 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
     this.#lookAt = Math.min(this.#lookAt, now + NO_PATH_MS)
     for (const { slot, state } of machine.peer(index)?.paths ?? [])
       if (!usable(state)) machine.setStandby(slot, undefined)
+    // The peer looks for a way to here. What seems to work may be dead over there, and only what this end sends opens its own NAT.
+    if (!asked) machine.doubt(index, now)
     this.tunnel.emit({ type: 'directed', peer: { name, v6, ...(v4 !== undefined && { v4 }) }, asked })
   }
 
@@ -542,6 +547,12 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
     return oldest !== undefined
   }
 
+  /** The kernel gets what has come from the peer. */
+  #release(index: number | undefined): void {
+    if (index === undefined || !this.#forwarder.heldPeers.delete(index)) return
+    this.tunnel.engine.datapath.admit(index)
+  }
+
   #forget(name: string, now: number): void {
     this.#node.forget(name, now)
     this.#removePeer(name, now)
@@ -550,6 +561,7 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
   #removePeer(name: string, now: number): void {
     const known = this.tunnel.peers.at(this.tunnel.peers.get(name) ?? -1)
     if (known === undefined) return
+    this.#release(this.tunnel.peers.get(name))
     this.#forwarder.removePeer(known)
     this.tunnel.removePeer(name, now)
   }

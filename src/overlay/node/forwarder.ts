@@ -22,6 +22,8 @@ export class OverlayForwarder implements Forwarder {
   counts = { unroutable: 0, foreign: 0, spoofed: 0 }
   /** Names of peers without a tunnel that packets are for. */
   readonly wanted = new Set<string>()
+  /** Peers that the kernel has no routes to yet: it could not answer what comes from them. */
+  readonly heldPeers = new Set<number>()
   readonly #own = new LpmTable<true>()
   #ownPrefixes: readonly Uint8Array[] = []
   /** Peers by address: index in the tunnel; below zero, -1 minus the index in `#dormant`. */
@@ -60,6 +62,10 @@ export class OverlayForwarder implements Forwarder {
   }
 
   addPeer(index: number, peer: NodePeer): void {
+    const isRouted = addressesOf(peer).every(
+      (address) => this.#peers.lookup(address, 0, address.length === 4 ? 4 : 6) !== undefined,
+    )
+    if (!isRouted) this.heldPeers.add(index)
     for (const address of addressesOf(peer)) this.#peers.insert(whole(address), index)
     this.#slots[index] = Verdict.PARK
     this.#left[index] = Number.POSITIVE_INFINITY

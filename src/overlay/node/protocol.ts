@@ -46,6 +46,8 @@ export type NodeCommand =
   | { readonly type: 'known'; readonly peers: readonly NodePeer[] }
   /** Events report the result. */
   | { readonly type: 'resolve'; readonly name: string }
+  /** The kernel's routes lead to a peer that was `directed`. */
+  | { readonly type: 'routed'; readonly name: string }
   | { readonly type: 'forget'; readonly name: string }
   /** The access to use first, before priorities; absent: none. */
   | { readonly type: 'prefer'; readonly access?: string }

@@ -437,6 +437,7 @@ export class NodeService implements Mechanism {
         break
       case 'directed':
         this.#noteDirection(event.peer)
+        this.#tunnel.post({ type: 'routed', name: event.peer.name })
         break
       case 'refused': {
         this.#refused.delete(event.name)

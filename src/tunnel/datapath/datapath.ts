@@ -7,7 +7,7 @@ import { ENODEV } from '../../core/errno.ts'
 import { type Aead, loadAead } from '../../crypto/openssl.ts'
 import type { Arena } from '../../linux/arena.ts'
 import { NAME_SIZE, writeAddress16, writeName } from '../../linux/sockaddr.ts'
-import type { Tun } from '../../linux/tun.ts'
+import { type Tun, VNET_HEADER } from '../../linux/tun.ts'
 import { ReceiveBatch, type UdpSocket } from '../../linux/udp.ts'
 import {
   COUNTER,
@@ -52,6 +52,8 @@ import {
 const RECEIVE_MESSAGES = 4
 /** What was sent longer ago to a process that has ended is not sent again (ms): its sender has done so, or has given up. */
 const UNREAD_MS = 5_000
+/** Packets of peers that are held. */
+const HELD_PLACES = 64
 /** On a path that things waited for, what was sent in these last milliseconds before it died is sent again in any case. */
 const MIXED_MS = 600
 
@@ -79,6 +81,8 @@ export class Datapath implements Sessions, Paths, Transmit {
   readonly parking: Parking
   /** Copies of what was sent to peers that were silent for a while. */
   readonly #unread: Parking
+  /** Packets from peers whose packets the kernel cannot take yet. */
+  readonly #held: Parking
   readonly reorder: Reorder | undefined
   readonly peers = new PeerTable()
   readonly paths = new PathTable()
@@ -100,6 +104,7 @@ export class Datapath implements Sessions, Paths, Transmit {
     this.#ring = new ResendRing(arena, options.ringBytes)
     this.parking = new Parking(arena)
     this.#unread = new Parking(arena)
+    this.#held = new Parking(arena, HELD_PLACES)
     this.#scratch = arena.reserve(2048 + INNER_HEADER)
     this.#name = arena.reserve(NAME_SIZE + 16)
     const { aead, peers, paths, sessions, sockets, parking } = this
@@ -128,6 +133,7 @@ export class Datapath implements Sessions, Paths, Transmit {
       sender,
       merger,
       batch,
+      held: this.#held,
       ...(reorder && { reorder }),
     })
     this.machine = options.machine({ sessions: this, paths: this, transmit: this })
@@ -223,6 +229,15 @@ export class Datapath implements Sessions, Paths, Transmit {
     const after = Math.max(heardAt, this.#now - UNREAD_MS)
     this.#unread.move(peer, after, this.parking)
     this.retryWanted = true
+  }
+
+  /** Writes what has come from this peer while the forwarder held it. */
+  admit(peer: number): void {
+    const at = this.#scratch
+    for (let bytes = this.#held.take(at, peer); bytes > 0; bytes = this.#held.take(at, peer)) {
+      this.merger.add(at + VNET_HEADER, bytes - VNET_HEADER, this.#arena.u8[at] === 1)
+      this.merger.flush()
+    }
   }
 
   remove(localIndex: number): void {

@@ -10,6 +10,7 @@ import { plainTransport } from '../../core/transport.ts'
 import type { Aead } from '../../crypto/openssl.ts'
 import type { Arena } from '../../linux/arena.ts'
 import { readAddress16, readName } from '../../linux/sockaddr.ts'
+import { VNET_HEADER } from '../../linux/tun.ts'
 import type { ReceiveBatch, UdpSocket } from '../../linux/udp.ts'
 import {
   COUNTER,
@@ -25,6 +26,7 @@ import {
 } from '../protocol/wire.ts'
 import type { Endpoint, Forwarder, SlowPath } from '../seam.ts'
 import type { Merger } from './merge.ts'
+import type { Parking } from './parking.ts'
 import type { Reorder } from './reorder.ts'
 import { AES_OPEN, CHACHA_OPEN, type Sender } from './sender.ts'
 import { type PathTable, type PeerTable, RECEIVED_ANY, RECEIVED_DATA, type SessionTable } from './tables.ts'
@@ -48,6 +50,8 @@ export class Inbound {
   readonly #merger: Merger
   readonly #batch: ReceiveBatch
   readonly #reorder: Reorder | undefined
+  /** Packets of peers that the forwarder holds. */
+  readonly #held: Parking
   /** Of the message at hand: the session its datagrams named last, and that peer's path. */
   #session = UNKNOWN
   /** Of the socket that is read. */
@@ -78,6 +82,7 @@ export class Inbound {
     readonly sender: Sender
     readonly merger: Merger
     readonly batch: ReceiveBatch
+    readonly held: Parking
     /** Restores order where the sender asks for it; absent: packets are delivered as they come. */
     readonly reorder?: Reorder
   }) {
@@ -93,6 +98,7 @@ export class Inbound {
     this.#sender = parts.sender
     this.#merger = parts.merger
     this.#batch = parts.batch
+    this.#held = parts.held
     this.#reorder = parts.reorder
   }
 
@@ -394,7 +400,11 @@ export class Inbound {
       return
     }
     if (slot >= 0) this.#clamp(packet, length, partial, slot)
-    if (!ordered) this.#merger.add(packet, length, partial)
+    const { heldPeers } = this.#forwarder
+    if (heldPeers !== undefined && heldPeers.size > 0 && heldPeers.has(peer)) {
+      this.#u8[packet - VNET_HEADER] = partial ? 1 : 0
+      this.#held.put(packet - VNET_HEADER, VNET_HEADER + length, now, peer)
+    } else if (!ordered) this.#merger.add(packet, length, partial)
     else {
       const index = this.#session
       const session = this.#sessions.order[index]!

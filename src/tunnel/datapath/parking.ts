@@ -36,7 +36,7 @@ export class Parking {
   readonly #bytes: Int32Array
   readonly #flow: Uint32Array
   readonly #since: Float64Array
-  /** Peer that the packet has been sent to, or -1. */
+  /** Peer that the packet has been sent to, or has come from, or -1. */
   readonly #peer: Int32Array
   /** Places in use, the oldest packet first. */
   readonly #order: number[] = []
@@ -94,10 +94,11 @@ export class Parking {
     }
   }
 
-  /** Takes the oldest out, to `to`; returns its length with the vnet header, 0 when there is none. */
-  take(to: number): number {
-    if (this.#order.length === 0) return 0
-    const place = this.#remove(0)
+  /** Takes the oldest out, to `to`, or the oldest of `peer`; returns its length with the vnet header, 0 when there is none. */
+  take(to: number, peer?: number): number {
+    const i = peer === undefined ? 0 : this.#order.findIndex((place) => this.#peer[place] === peer)
+    if (i < 0 || this.#order.length === 0) return 0
+    const place = this.#remove(i)
     this.#free.push(place)
     const from = this.#start + place * PLACE
     const bytes = this.#bytes[place]!

@@ -353,6 +353,8 @@ export interface TunnelCommands extends Machine {
   end(now: number): void
   /** The host slept or its networks changed: probe every path now, announce those that are down. */
   wake(now: number): void
+  /** The peer may not be reached any more where it was: probe its paths now. */
+  doubt(peer: number, now: number): void
   /**
    * Sends encoded mechanism frames (control.ts `encodeFrames`) on `slot`, or on the best usable path if -1. False when
    * there is no session or no usable path. Not repeated: reliability is the mechanism's.

@@ -289,6 +289,11 @@ export class TunnelMachine implements TunnelCommands {
     }
   }
 
+  doubt(index: number, now: number): void {
+    const peer = this.#peers[index]
+    if (peer !== undefined) this.#multipath.doubt(peer, now)
+  }
+
   sendFrames(index: number, body: Uint8Array, slot: number, now: number): boolean {
     const peer = this.#need(index)
     const path = slot < 0 ? peer.bestPath() : this.#multipath.bySlot(slot)

@@ -235,12 +235,14 @@ export class PathMonitor {
     this.#windowSent = Number.NaN
   }
 
-  /** The sequence number for a probe that leaves now; `sent`: datagrams sent on the path before it. */
-  probeSent(sent: number, now: number): number {
+  /** The sequence number for a probe that leaves now; `counters`: of the path before it. */
+  probeSent(counters: PathCounters, now: number): number {
+    // What has arrived before answers none of it.
+    this.#observeArrival(counters)
     const sequence = this.#sequence
     this.#sequence = (sequence + 1) >>> 0
     this.#probeSentAt[sequence % RING] = now
-    this.#probeSent[sequence % RING] = sent
+    this.#probeSent[sequence % RING] = counters.sentPackets
     this.#lastProbeAt = now
     if (this.#unanswered++ === 0) {
       this.#firstUnansweredAt = now
@@ -355,13 +357,16 @@ export class PathMonitor {
     return { verdict, probe, nextAt: Math.max(nextAt, now + 1) }
   }
 
+  #observeArrival({ lastReceivedAt }: PathCounters): void {
+    if (lastReceivedAt <= this.#lastReceivedAt) return
+    this.#lastReceivedAt = lastReceivedAt
+    this.#unanswered = 0
+    this.#firstUnansweredAt = Number.NaN
+    this.#waking = false
+  }
+
   #observe(counters: PathCounters, now: number): void {
-    if (counters.lastReceivedAt > this.#lastReceivedAt) {
-      this.#lastReceivedAt = counters.lastReceivedAt
-      this.#unanswered = 0
-      this.#firstUnansweredAt = Number.NaN
-      this.#waking = false
-    }
+    this.#observeArrival(counters)
     if (this.#confirmationSeen !== this.#lastConfirmedAt) {
       this.#confirmationSeen = this.#lastConfirmedAt
       this.#sentAtConfirmation = counters.sentPackets

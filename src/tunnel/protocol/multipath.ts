@@ -703,6 +703,17 @@ export class Multipath {
     this.#host.changed(peer)
   }
 
+  /** Asks every path that was accepted and counts as working whether it still does. */
+  doubt(peer: Peer, now: number): void {
+    if (!peer.godwit) return
+    for (const path of peer.paths) {
+      if (!path.usable || path.known !== undefined) continue
+      this.watch.probe(peer, path, now)
+      path.assessAt = now
+    }
+    this.#host.changed(peer)
+  }
+
   setInterfaceMtu(peer: Peer, path: Path, mtu: number, now: number): void {
     path.mtuLimit = Math.min(mtu, this.#maxMtu)
     path.mtu.restart(path.mtuLimit, now)

@@ -64,7 +64,8 @@ export class PathWatch {
       return undefined
     }
     path.monitor.reportReceived(frame.received, highest, now, frame.time)
-    if (path.monitor.stalled && path.usable) path.assessAt = now
+    const isBack = path.state.name === 'down' && !path.local
+    if (isBack || (path.monitor.stalled && path.usable)) path.assessAt = now
     const counters = this.#parts.paths.counters(path.slot)
     return {
       ...frame,
@@ -149,7 +150,7 @@ export class PathWatch {
   /** A probe that leaves now. */
   probeFrame(path: Path, now: number): Frame {
     const counters = this.#parts.paths.counters(path.slot)
-    const sequence = path.monitor.probeSent(counters.sentPackets, now)
+    const sequence = path.monitor.probeSent(counters, now)
     return {
       type: 'probe',
       pathId: path.pathId,

@@ -4,67 +4,130 @@ import { test } from 'node:test'
 import { some } from '../../support/extent.ts'
 import { MachineServers } from '../../support/overlay-servers.ts'
 import { EngineNode } from './engine-node.ts'
-import { Nat, Network } from './network.ts'
+import { Nat, type NatKind, Network } from './network.ts'
 
 const NOTIFICATION = { host: 'ns.test.example', port: 6742, certificate: new Uint8Array(32).fill(3) }
 const FORGETS_MS = 1000
+/** Seeds of alice's and bob's keys, by who leads: opens paths. */
+const SEEDS = { alice: [1, 2], bob: [2, 1] } as const
 
-/** Lets in only from where something went, or came, within the last second. */
+/** Lets in only from where something went, or came, within the last second; one that is symmetric then draws another port. */
 class ForgetfulNat extends Nat {
   readonly #lastAt = new Map<string, number>()
   readonly #clock: () => number
 
-  constructor(outside: string, clock: () => number) {
-    super('port-restricted', outside)
+  constructor(kind: NatKind, outside: string, clock: () => number) {
+    super(kind, outside)
     this.#clock = clock
   }
 
+  #knows(to: string): boolean {
+    return this.#clock() - (this.#lastAt.get(to) ?? Number.NEGATIVE_INFINITY) <= FORGETS_MS
+  }
+
   override out(inside: string, to: string): string {
+    if (this.kind === 'symmetric' && !this.#knows(to)) this.forgetTo(to)
     this.#lastAt.set(to, this.#clock())
     return super.out(inside, to)
   }
 
   override in(from: string, port: number): string | undefined {
-    const lastAt = this.#lastAt.get(from)
-    if (lastAt === undefined || this.#clock() - lastAt > FORGETS_MS) return undefined
-    this.#lastAt.set(from, this.#clock())
-    return super.in(from, port)
+    if (!this.#knows(from)) return undefined
+    const inside = super.in(from, port)
+    if (inside !== undefined) this.#lastAt.set(from, this.#clock())
+    return inside
   }
 }
 
-for (const idleMs of some([1_300, 5_000, 6_216, 9_608, 12_100, 15_340, 69_070] as const))
-  test(`NT-40: after ${idleMs} ms of silence packets reach a peer whose NAT has forgotten it, though its relay leads nowhere meanwhile`, () => {
-    const net = new Network(1, (parts) => new MachineServers(parts, { notification: NOTIFICATION }))
-    const servers = net.servers as MachineServers
+class Bed {
+  readonly net: Network
+  readonly alice: EngineNode
+  readonly bob: EngineNode
+  readonly #servers: MachineServers
+
+  constructor(leader: 'alice' | 'bob', kind: NatKind) {
+    this.net = new Network(1, (parts) => new MachineServers(parts, { notification: NOTIFICATION }))
+    this.#servers = this.net.servers as MachineServers
+    const nats = [
+      new Nat(kind, '203.0.113.1'),
+      new ForgetfulNat(kind, '203.0.113.2', () => this.net.now),
+    ] as const
     const [alice, bob] = ['alice', 'bob'].map((name, i) => {
-      const outside = `203.0.113.${i + 1}`
-      const nat = i === 0 ? new Nat('port-restricted', outside) : new ForgetfulNat(outside, () => net.now)
-      const node = new EngineNode(net, name, i + 1, 50_000, { notifications: {} })
-      node.use({ name: 'acc1', address: `192.168.${i}.10`, nat })
+      const node = new EngineNode(this.net, name, SEEDS[leader][i]!, 50_000, { notifications: {} })
+      node.use({ name: 'acc1', address: `192.168.${i}.10`, nat: nats[i]! })
       return node
     }) as [EngineNode, EngineNode]
-    net.until(() => alice.address !== undefined && bob.address !== undefined)
+    this.alice = alice
+    this.bob = bob
+    this.net.until(() => alice.address !== undefined && bob.address !== undefined)
     for (const node of [alice, bob]) {
       const { notification } = node.of('registered').at(-1)!
-      servers.coordinator.handleNotified(node.name, notification!.token, true)
+      this.#servers.coordinator.handleNotified(node.name, notification!.token, true)
       node.do({ type: 'notified', connected: true })
     }
-    const run = (ms: number) => {
-      for (const end = net.now + ms; net.now < end; ) {
-        net.run(20)
-        for (const { name, datagram } of servers.notifications.splice(0))
-          [alice, bob].find((node) => node.name === name)!.do({ type: 'notification', bytes: datagram })
-      }
-    }
+  }
+
+  /** Alice asks for bob and sends one packet; then nothing. */
+  connect(idleMs: number): this {
+    const { alice, bob } = this
     alice.do({ type: 'resolve', name: bob.name })
-    run(100)
+    this.run(100)
     alice.send(bob, 0)
-    run(4_000 + idleMs)
-    bob.received.clear()
+    this.run(4_000 + idleMs)
+    for (const node of [alice, bob]) node.received.clear()
+    return this
+  }
+
+  /** Bob sends back what he gets. */
+  run(ms: number): void {
+    const { net, alice, bob } = this
+    for (const end = net.now + ms; net.now < end; ) {
+      const before = new Set(bob.received)
+      net.run(20)
+      for (const number of bob.received) if (!before.has(number)) bob.send(alice, number)
+      for (const { name, datagram } of this.#servers.notifications.splice(0))
+        [alice, bob].find((node) => node.name === name)!.do({ type: 'notification', bytes: datagram })
+    }
+  }
+
+  /** Three packets of alice's, and their answers. */
+  ping(): void {
+    const { alice, bob } = this
     for (const number of [1, 2, 3]) {
       alice.send(bob, number)
-      run(200)
+      this.run(200)
     }
-    run(3_000)
-    assert.deepEqual([...bob.received].sort(), [1, 2, 3])
-  })
+    this.run(3_000)
+    for (const node of [bob, alice]) assert.deepEqual([...node.received].sort(), [1, 2, 3], node.name)
+  }
+}
+
+const IDLE = [1_300, 3_000, 5_000, 6_216, 9_608, 12_100, 15_340, 69_070] as const
+/** At others the leader looks for a direct way just when the first packet leaves: that one is lost. */
+const RELAYED = [1_300, 5_000, 6_216, 9_608, 15_340, 69_070] as const
+
+test('NT-40: what a new peer sends first waits until the kernel has routes to it', () => {
+  const bed = new Bed('alice', 'port-restricted')
+  const { net, alice, bob } = bed
+  bob.routesAfterMs = 500
+  alice.do({ type: 'resolve', name: bob.name })
+  net.until(() => alice.of('directed').length > 0 && bob.of('directed').length > 0)
+  alice.send(bob, 1)
+  net.run(bob.routesAfterMs - 50)
+  assert.equal(bob.way, 'direct')
+  assert.deepEqual([...bob.received], [], 'the kernel could not answer')
+  net.run(100)
+  assert.deepEqual([...bob.received], [1])
+})
+
+for (const leader of ['alice', 'bob'] as const)
+  for (const idleMs of some(IDLE))
+    test(`NT-40: after ${idleMs} ms of silence packets reach a peer whose NAT has forgotten it, though its relay leads nowhere meanwhile; ${leader} leads`, () => {
+      new Bed(leader, 'port-restricted').connect(idleMs).ping()
+    })
+
+for (const leader of ['alice', 'bob'] as const)
+  for (const idleMs of some(RELAYED))
+    test(`NT-40: after ${idleMs} ms of silence packets reach a peer by the relay, where its NAT has given it another port; ${leader} leads`, () => {
+      new Bed(leader, 'symmetric').connect(idleMs).ping()
+    })

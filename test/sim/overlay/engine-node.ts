@@ -34,6 +34,8 @@ export class EngineNode implements SimParticipant {
   onPacket: ((packet: Uint8Array) => void) | undefined
   /** How far its clock is ahead of the others' (ms). */
   ahead = 0
+  /** The daemon's main thread takes so long to set routes to a new peer (ms); before, the kernel answers nothing of it. */
+  routesAfterMs = 0
   /** Since when it does not run. */
   #stoppedAt: number | undefined
   /** How far its monotonic clock is behind: it slept. */
@@ -60,7 +62,7 @@ export class EngineNode implements SimParticipant {
     this.engine = new NodeEngine({
       poller: this.#poller(),
       data: setup,
-      post: (event) => this.events.push(event as NodeEvent),
+      post: (event) => this.#hear(event as NodeEvent),
       surroundings: {
         clock: { now: () => this.#now, wall: () => net.wall + net.now + this.ahead },
         random: { fill: (out) => net.fill(out) },
@@ -73,6 +75,15 @@ export class EngineNode implements SimParticipant {
     })
     net.nodes.push(this)
     this.do({ type: 'coordinator', endpoints: [at(`${site.host}:6741`)] })
+  }
+
+  /** What the daemon does at once. */
+  #hear(event: NodeEvent): void {
+    this.events.push(event)
+    if (event.type !== 'directed') return
+    this.#net.after(this.routesAfterMs, () => {
+      if (this.#net.nodes.includes(this)) this.do({ type: 'routed', name: event.peer.name })
+    })
   }
 
   do(command: NodeCommand): void {

@@ -86,6 +86,11 @@ export class Nat {
     this.#maps.clear()
   }
 
+  /** Of a symmetric NAT: those to there. */
+  forgetTo(to: string): void {
+    for (const [key, { sent }] of this.#maps) if (sent.has(to)) this.#maps.delete(key)
+  }
+
   #expire(): void {
     if (this.lifetime === Number.POSITIVE_INFINITY) return
     for (const [key, { since }] of this.#maps)

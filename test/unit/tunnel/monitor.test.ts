@@ -36,7 +36,7 @@ class Bench {
 
   /** A probe leaves. */
   probe(): number {
-    const sequence = this.monitor.probeSent(this.counters.sentPackets, this.now)
+    const sequence = this.monitor.probeSent(this.counters, this.now)
     this.send()
     this.monitor.noteControlSent()
     return sequence
@@ -131,7 +131,7 @@ test('loss is of windows of 20 datagrams or five seconds, three tenths of the ne
     bench.now += ms
     bench.send(sent)
     received += came
-    const sequence = monitor.probeSent(bench.counters.sentPackets, bench.now)
+    const sequence = monitor.probeSent(bench.counters, bench.now)
     monitor.echoReceived(sequence, toMicros(bench.now), received, received, bench.now)
     return Math.round(monitor.loss * 1e6) / 1e6
   }
@@ -193,6 +193,19 @@ test('a path in use is asked when nothing comes, after 200 ms all the same, and 
   assert.deepEqual(measured.run(450, both).probes, [100, 200, 240, 280, 320, 360, 400, 440])
 })
 
+test('what has arrived before a probe left does not answer it', () => {
+  const bench = new Bench()
+  bench.run(100)
+  bench.receive()
+  bench.monitor.noteControlReceived()
+  // Nothing looks at the path while it rests.
+  bench.now += 10_000
+  bench.probe()
+  const { probes, verdicts } = bench.run(bench.now + 2_000)
+  assert.ok(probes.length > 3, 'it is repeated')
+  assert.ok(verdicts.at(-1)?.endsWith('silent'), verdicts.join())
+})
+
 test('silence under traffic: suspect after 90 ms, silent after 220 with three questions; longer where round trips or losses are', () => {
   const sends = (bench: Bench): void => bench.send()
   const verdicts = (bench: Bench, until = 3_000) => bench.run(until, sends).verdicts
@@ -205,7 +218,7 @@ test('silence under traffic: suspect after 90 ms, silent after 220 with three qu
   assert.deepEqual(verdicts(new Bench(HOST_TUNING, 2)), ['255 suspect', '340 silent'], 'only twice')
   const lossy = new Bench()
   for (const sent of [0, 20]) {
-    const sequence = lossy.monitor.probeSent(sent, 0)
+    const sequence = lossy.monitor.probeSent({ ...lossy.counters, sentPackets: sent }, 0)
     lossy.monitor.echoReceived(sequence, 0, 0, -1, 0)
   }
   assert.equal(lossy.monitor.loss, 0.3)
