@@ -15,6 +15,7 @@ import { mptcpHandover } from './mptcp-handover.ts'
 import { mptcpMemory } from './mptcp-memory.ts'
 import { overlay } from './overlay.ts'
 import { overlayCoordinators } from './overlay-coordinators.ts'
+import { overlayRegistrations } from './overlay-registrations.ts'
 import { paft } from './paft.ts'
 import { router } from './router.ts'
 import { routerPaths } from './router-paths.ts'
@@ -38,6 +39,7 @@ const benches: readonly Bench[] = [
   mptcpMemory,
   overlay,
   overlayCoordinators,
+  overlayRegistrations,
   handover,
   routerPaths,
   router,

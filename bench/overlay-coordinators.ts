@@ -12,7 +12,7 @@ import { fileURLToPath } from 'node:url'
 import type { SoftSettings } from '../src/overlay/servers/soft/settings.ts'
 import type { StoreInit } from '../src/overlay/store/store.ts'
 import { type Bench, type BenchContext, type BenchResult, machine, Recorder } from './harness.ts'
-import type { LoadInit } from './programs/coordinator-load.ts'
+import type { LoadInit, Measured } from './programs/coordinator-load.ts'
 
 const PROGRAM = fileURLToPath(new URL('./programs/coordinator-load.js', import.meta.url))
 const ZONE = 'test.example'
@@ -20,7 +20,8 @@ const ZONE = 'test.example'
 const NODES = Number(process.env.GODWIT_BENCH_NODES ?? 12_000)
 const NATS = { name: 'n1', address: '127.0.0.1', port: 24_222, cluster: 24_223 }
 
-class Load {
+/** The program of `coordinator-load.ts`, with its phases. */
+export class Load {
   readonly #child: ChildProcess
   readonly #lines: Interface
   readonly #answers: AsyncIterator<string>
@@ -33,7 +34,7 @@ class Load {
     this.#answers = this.#lines[Symbol.asyncIterator]()
   }
 
-  async phase(name: string): Promise<{ readonly count: number; readonly ms: number }> {
+  async phase(name: string): Promise<Measured> {
     this.#child.stdin!.write(`${name}\n`)
     const { value, done } = await this.#answers.next()
     if (done === true) throw new Error(`a coordinator has ended in ${name}`)
@@ -160,6 +161,9 @@ async function measure(
       const sum = results.reduce((total, each) => total + (1000 * each.count) / each.ms, 0)
       recorder.add(name, subject, 'per_second', Math.round(sum))
       context.progress(`${name}, ${subject}: ${Math.round(sum)}/s`)
+      const done = results.reduce((total, each) => total + each.count, 0)
+      const cpu = results.reduce((total, each) => total + each.cpu, 0)
+      recorder.add(`${name}-cpu`, subject, 'cpu_us', Math.round((1000 * cpu) / done))
     }
     await rate('registrations', 'register')
     await rate('look-ups', 'look')

@@ -1,6 +1,7 @@
 /**
  * One coordinator of a zone under load, without its socket, and the nodes that load it. Its argument is JSON (`LoadInit`); each line of its input is a
- * phase, answered by one line of JSON: `{"count", "ms"}`. What nodes do is not in `ms`, but for `across`: there it is time on the clock.
+ * phase, answered by one line of JSON (`Measured`). What nodes do is not in `ms`, but for `across`: there it is time on the clock. `cpu` is time on all
+ * processors while the coordinator worked, with the collection of garbage.
  *
  *   nodes      logs in all nodes of the zone (of one coordinator; the others read them)
  *   register   sessions, registrations and leases, in batches of 128, each a commit
@@ -8,15 +9,19 @@
  *   build      directions to both nodes of pairs that are here, acknowledged
  *   across     the same of pairs whose other node the other coordinator has; or to end of nodes here: {"count"} 0
  *   fellows    resolves when another coordinator is there
+ *   grow N     registers nodes until there are N; what is measured is the next 5,000 (with `bytes`: memory per node)
+ *   again      registrations of those 5,000 once more, in their sessions
  */
 import { createHash } from 'node:crypto'
 import { createInterface } from 'node:readline'
 import { setTimeout as delay, setImmediate as turn } from 'node:timers/promises'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import { encode } from 'dns-packet'
 import type { Endpoint } from '../../src/core/endpoint.ts'
 import { signingPublicKey } from '../../src/crypto/keys.ts'
 import { nodeCrypto } from '../../src/crypto/node-crypto.ts'
-import { RealClock, realRandom } from '../../src/linux/clock.ts'
+import { pooledRandom, RealClock, realRandom } from '../../src/linux/clock.ts'
 import { Asker } from '../../src/overlay/machine/asker.ts'
 import { Coordinator } from '../../src/overlay/machine/coordinator.ts'
 import type { SoftInput, SoftOutput } from '../../src/overlay/machine/fellows.ts'
@@ -40,7 +45,16 @@ export interface LoadInit {
   readonly all: number
 }
 
+export interface Measured {
+  readonly count: number
+  /** In the coordinator. */
+  readonly ms: number
+  readonly cpu: number
+  readonly bytes?: number
+}
+
 const BATCH = 128
+const SAMPLE = 5000
 /** Directions across that are under way. */
 const UNDER_WAY = 256
 const ACROSS_MS = 60_000
@@ -54,7 +68,7 @@ const parts = { crypto: overlayCrypto, random: realRandom, wall: () => clock.wal
 const store = new Store(init.store)
 const seed = new Uint8Array(32).fill(5)
 const coordinatorKey = new Uint8Array(32).fill(9)
-const machine = new Coordinator(parts, store, {
+const machine = new Coordinator({ ...parts, random: pooledRandom() }, store, {
   ...{ zone, zoneSeed: seed, zoneKey: signingPublicKey(seed), coordinatorKey },
   prefix6: Uint8Array.of(0xfd, 0x67, 1, 2, 3, 4, 0, 1),
   block4: { address: Uint8Array.of(100, 64, 0, 0), length: 10 },
@@ -70,6 +84,8 @@ const placeOf = (i: number): Endpoint => ({
   port: 5000,
 })
 const indexOf = ({ address }: Endpoint) => (address[1]! << 16) | (address[2]! << 8) | address[3]!
+setFlagsFromString('--expose-gc')
+const collect = runInNewContext('gc') as () => void
 const own = Array.from({ length: count }, (_, n) => first + n)
 
 interface Node {
@@ -83,6 +99,7 @@ const inbox: { readonly from: number; readonly bytes: Uint8Array }[] = []
 /** What the coordinator has sent and nodes have not handled. */
 let outbox: { readonly to: number; readonly bytes: Uint8Array }[] = []
 let spent = 0
+let spentCpu = 0
 let bus: SoftBus | undefined
 let soft: SoftInput[] = []
 const serverAt = { socket: 0, to: { address: Uint8Array.of(192, 0, 2, 1), port: 6741 } }
@@ -90,6 +107,7 @@ const serverAt = { socket: 0, to: { address: Uint8Array.of(192, 0, 2, 1), port: 
 /** Time in the coordinator: what it is asked, the commit, and its answers. */
 function serve(handle: (now: number) => void): void {
   const begun = performance.now()
+  const cpu = process.cpuUsage()
   store.beginTurn()
   handle(clock.now())
   const isKept = commit()
@@ -99,6 +117,8 @@ function serve(handle: (now: number) => void): void {
     else if (output.type.startsWith('soft-') && (isKept || output.type !== 'soft-tell'))
       bus?.post(output as SoftOutput)
   spent += performance.now() - begun
+  const { user, system } = process.cpuUsage(cpu)
+  spentCpu += (user + system) / 1000
 }
 
 /** False: the other coordinator was faster. */
@@ -178,9 +198,9 @@ async function until(isDone: () => boolean, ms: number): Promise<void> {
   }
 }
 
-async function logIn(): Promise<number> {
+async function logIn(from: number, to: number): Promise<number> {
   const hidden = { salt: new Uint8Array(16), hash: new Uint8Array(32), disabled: false }
-  for (let i = 0; i < all; i++) {
+  for (let i = from; i < to; i++) {
     const account = `account${i}`
     store.putAccount({ name: account, ...hidden })
     const publicKey = nodeCrypto.publicKey(bytesOf('private', i, 32))
@@ -189,27 +209,56 @@ async function logIn(): Promise<number> {
     if (i % 1000 === 999) store.commit()
   }
   store.commit()
-  return all
+  return to - from
 }
 
-async function register(): Promise<number> {
+/** `keeps`: these nodes go on. */
+async function register(from: number, to: number, keeps = true): Promise<number> {
   store.refresh()
   let done = 0
-  let begun = 0
+  let begun = from
   const begin = (i: number) =>
-    makeNode(i).asker.request(
+    (nodes.get(i) ?? makeNode(i)).asker.request(
       { type: Type.REGISTRATION_REQUEST, candidates: [], padding: 300 },
       600_000,
       (answer) => {
-        if (answer?.status === Status.DONE) done++
+        if (answer?.status !== Status.DONE) return
+        done++
+        if (!keeps) nodes.delete(i)
       },
       clock.now(),
     )
-  await until(() => {
-    while (begun < count && begun - done < 2 * BATCH) begin(own[begun++]!)
-    return done === count
-  }, 300_000)
-  return count
+  await until(
+    () => {
+      while (begun < to && begun - from - done < 2 * BATCH) begin(begun++)
+      return done === to - from
+    },
+    300_000 + (to - from),
+  )
+  return to - from
+}
+
+let grown = 0
+let empty = 0
+
+/** Bytes in use, on the heap and beside it. */
+async function used(): Promise<number> {
+  await delay(0)
+  collect()
+  const { heapUsed, arrayBuffers } = process.memoryUsage()
+  return heapUsed + arrayBuffers
+}
+
+async function grow(size: number): Promise<Measured> {
+  if (grown === 0) empty = await used()
+  nodes.clear()
+  await logIn(grown, size + SAMPLE)
+  await register(grown, size, false)
+  grown = size + SAMPLE
+  const bytes = ((await used()) - empty) / size
+  spent = spentCpu = 0
+  const registered = await register(size, grown)
+  return { count: registered, ms: spent, cpu: spentCpu, bytes }
 }
 
 function look(): number {
@@ -226,11 +275,14 @@ function look(): number {
     return new Uint8Array(encode({ type: 'query', id: 1, questions: [{ type: 'AAAA', name }] }))
   })
   const begun = performance.now()
+  const cpu = process.cpuUsage()
   for (const query of queries) {
     const answer = answerQuery(query, data, 'tcp')
     if (answer === undefined || answer[7] === 0) throw new Error('no address')
   }
   spent += performance.now() - begun
+  const { user, system } = process.cpuUsage(cpu)
+  spentCpu += (user + system) / 1000
   return queries.length
 }
 
@@ -264,31 +316,37 @@ async function build(peerOf: (i: number) => number, from: readonly number[], mos
 const half = own.slice(0, Math.floor(count / 2))
 let isServing = false
 
-async function phase(name: string): Promise<{ readonly count: number; readonly ms: number }> {
-  spent = 0
+async function phase(line: string): Promise<Measured> {
+  const [name, size] = line.split(' ')
+  spent = spentCpu = 0
+  const measured = (n: number) => ({ count: n, ms: spent, cpu: spentCpu })
   switch (name) {
     case 'nodes':
-      return { count: await logIn(), ms: 0 }
+      return { ...measured(await logIn(0, all)), ms: 0 }
     case 'register':
-      return { count: await register(), ms: spent }
+      return measured(await register(first, first + count))
     case 'look': {
       // What another coordinator has written shows within a second.
       for (const end = Date.now() + 2000; Date.now() < end; await delay(100)) store.refresh()
-      spent = 0
-      return { count: look(), ms: spent }
+      spent = spentCpu = 0
+      return measured(look())
     }
     case 'build':
-      return { count: await build((i) => i + half.length, half, 2 * BATCH), ms: spent }
+      return measured(await build((i) => i + half.length, half, 2 * BATCH))
     case 'across': {
       const begun = performance.now()
       const built = await build((i) => (i + count) % all, half, UNDER_WAY)
-      return { count: built, ms: performance.now() - begun }
+      return { count: built, ms: performance.now() - begun, cpu: spentCpu }
     }
     case 'fellows':
       await until(() => (machine.counts.fellows ?? 0) > 0, 30_000)
-      return { count: 1, ms: 0 }
+      return { count: 1, ms: 0, cpu: 0 }
+    case 'grow':
+      return await grow(Number(size))
+    case 'again':
+      return measured(await register(grown - SAMPLE, grown))
     default:
-      throw new Error(name)
+      throw new Error(line)
   }
 }
 

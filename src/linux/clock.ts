@@ -75,3 +75,22 @@ const NOISE = 100
 export const realRandom: Random = {
   fill: (out) => randomFillSync(out),
 }
+
+/** Drawn from the kernel by the page: a call for four bytes costs as much as one for thousands. */
+export function pooledRandom(): Random {
+  const pool = new Uint8Array(4096)
+  let left = 0
+  return {
+    fill(out) {
+      if (out.length > 64) return realRandom.fill(out)
+      if (left < out.length) {
+        realRandom.fill(pool)
+        left = pool.length
+      }
+      out.set(pool.subarray(left - out.length, left))
+      pool.fill(0, left - out.length, left)
+      left -= out.length
+      return out
+    },
+  }
+}

@@ -4,8 +4,7 @@
  */
 
 import { toHex } from '../../core/bytes.ts'
-import type { Random } from '../../core/clock.ts'
-import { RealClock, realRandom } from '../../linux/clock.ts'
+import { pooledRandom, RealClock } from '../../linux/clock.ts'
 import type { ReceiveBatch } from '../../linux/udp.ts'
 import type { EngineHost } from '../../tunnel/engine/worker.ts'
 import { Coordinator } from '../machine/coordinator.ts'
@@ -33,7 +32,7 @@ export class CoordinatorLoop implements UdpLoopOwner {
     this.#post = host.post
     this.#store = new Store(setup.store)
     this.#machine = new Coordinator(
-      { crypto: overlayCrypto, random: pooled(realRandom), wall: () => clock.wall() },
+      { crypto: overlayCrypto, random: pooledRandom(), wall: () => clock.wall() },
       this.#store,
       setup.init,
     )
@@ -142,24 +141,5 @@ export class CoordinatorLoop implements UdpLoopOwner {
     this.#faults++
     if (this.#faults > FAULTS_LOGGED) return
     this.#post({ type: 'log', level: 'error', message: `error in the coordinator: ${faultText(error)}` })
-  }
-}
-
-/** Random bytes drawn from the operating system by the page: a call for four bytes costs as much as one for thousands. */
-function pooled(random: Random): Random {
-  const pool = new Uint8Array(4096)
-  let left = 0
-  return {
-    fill(out) {
-      if (out.length > 64) return random.fill(out)
-      if (left < out.length) {
-        random.fill(pool)
-        left = pool.length
-      }
-      out.set(pool.subarray(left - out.length, left))
-      pool.fill(0, left - out.length, left)
-      left -= out.length
-      return out
-    },
   }
 }
