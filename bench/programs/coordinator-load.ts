@@ -21,6 +21,7 @@ import { encode } from 'dns-packet'
 import type { Endpoint } from '../../src/core/endpoint.ts'
 import { signingPublicKey } from '../../src/crypto/keys.ts'
 import { nodeCrypto } from '../../src/crypto/node-crypto.ts'
+import { withShortHashes } from '../../src/crypto/openssl-hash.ts'
 import { pooledRandom, RealClock, realRandom } from '../../src/linux/clock.ts'
 import { Asker } from '../../src/overlay/machine/asker.ts'
 import { Coordinator } from '../../src/overlay/machine/coordinator.ts'
@@ -68,13 +69,17 @@ const parts = { crypto: overlayCrypto, random: realRandom, wall: () => clock.wal
 const store = new Store(init.store)
 const seed = new Uint8Array(32).fill(5)
 const coordinatorKey = new Uint8Array(32).fill(9)
-const machine = new Coordinator({ ...parts, random: pooledRandom() }, store, {
-  ...{ zone, zoneSeed: seed, zoneKey: signingPublicKey(seed), coordinatorKey },
-  prefix6: Uint8Array.of(0xfd, 0x67, 1, 2, 3, 4, 0, 1),
-  block4: { address: Uint8Array.of(100, 64, 0, 0), length: 10 },
-  ...{ relays: false, openTo: 'zone' },
-  ...(init.soft !== undefined && { fellow: init.soft.name }),
-})
+const machine = new Coordinator(
+  { ...parts, crypto: withShortHashes(overlayCrypto), random: pooledRandom() },
+  store,
+  {
+    ...{ zone, zoneSeed: seed, zoneKey: signingPublicKey(seed), coordinatorKey },
+    prefix6: Uint8Array.of(0xfd, 0x67, 1, 2, 3, 4, 0, 1),
+    block4: { address: Uint8Array.of(100, 64, 0, 0), length: 10 },
+    ...{ relays: false, openTo: 'zone' },
+    ...(init.soft !== undefined && { fellow: init.soft.name }),
+  },
+)
 
 const nameOf = (i: number) => `n${i}.${zone}`
 const bytesOf = (what: string, i: number, size: number) =>

@@ -52,7 +52,8 @@ export function loadAead(arena: Arena, from: 'best' | 'node' = 'best'): Aead {
 
 type Library = ReturnType<typeof koffi.load>
 
-function findLibrary(): Library | undefined {
+/** The OpenSSL inside Node, or libcrypto.so.3. */
+export function findLibrary(): Library | undefined {
   if (exportsSymbol('int EVP_EncryptUpdate(size_t c)')) return koffi.load(null)
   try {
     const library = koffi.load('libcrypto.so.3')

@@ -2,7 +2,7 @@
  * The tables of the overlay as the paper names them: locations at a coordinator (§2.2), tunnels at a node (§3.1), relayed
  * pairs at a relay (§2.4). Rows only; who fills them is in machine/.
  */
-import { toHex } from '../core/bytes.ts'
+import { equal, toHex } from '../core/bytes.ts'
 import type { Endpoint } from '../core/endpoint.ts'
 import type { Candidate, RelaySide, Route } from './wire/message.ts'
 
@@ -12,7 +12,7 @@ export function endpointKey({ address, port }: Endpoint): string {
 }
 
 export function sameEndpoint(a: Endpoint, b: Endpoint): boolean {
-  return a.port === b.port && toHex(a.address) === toHex(b.address)
+  return a.port === b.port && equal(a.address, b.address)
 }
 
 /** A node in a coordinator's durable store. */

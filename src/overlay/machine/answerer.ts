@@ -3,7 +3,7 @@
  * OPEN with the salt of that answer proves its source address and creates the session. Max two sessions per identity and process of it; a
  * captured OPEN creates none.
  */
-import { concat, toHex, viewOf } from '../../core/bytes.ts'
+import { concat, mapKey, viewOf } from '../../core/bytes.ts'
 import type { Endpoint } from '../../core/endpoint.ts'
 import { TokenBucket } from '../../core/token-bucket.ts'
 import {
@@ -36,6 +36,8 @@ const MAX_OPENS = 16
 const OWNER_RATE = 20
 const OWNER_BURST = 60
 const MAX_SESSION_MS = 24 * 3_600_000
+/** What is sealed lies at the end of a datagram, behind what is its additional data. */
+const NOTHING = new Uint8Array(0)
 
 export interface AnswerSession {
   /** Ours, named by SEALED. */
@@ -66,8 +68,17 @@ interface Owner {
   /** Newest last; at most two for each process of it. */
   readonly sessions: Session[]
   readonly messages: TokenBucket
-  /** By both salts: when it came, when its salt was given, and its session's index. */
-  readonly opens: Map<string, { readonly at: number; readonly openedAt: number; readonly index: number }>
+  opens: readonly RememberedOpen[]
+}
+
+interface RememberedOpen {
+  /** Both, as a text. */
+  readonly salts: string
+  /** When it came, and when its salt was given. */
+  readonly at: number
+  readonly openedAt: number
+  /** Of its session. */
+  readonly index: number
 }
 
 /** The asking identity and the shared key. */
@@ -98,6 +109,8 @@ export class Answerer {
   readonly #parts: AnswererParts
   readonly #sessions = new Map<number, Session>()
   readonly #owners = new Map<string, Owner>()
+  /** Owners that may have no session. */
+  readonly #left = new Set<string>()
   #secret: Uint8Array
   #before: Uint8Array
   #secretAt = Number.NEGATIVE_INFINITY
@@ -124,12 +137,13 @@ export class Answerer {
     const session = this.#sessions.get(index)
     if (session === undefined) return undefined
     const counter = session.counter++
-    const head = opened
-      ? { kind: Kind.OPENED, index: session.asker, counter, answerer: session.index }
-      : { kind: Kind.SEALED, index: session.asker, counter }
-    const ad = encoded({ ...head, sealed: new Uint8Array(0) })
-    const sealed = this.#parts.crypto.seal(session.sendKey, counter, encodedMessage(message), ad)
-    return encoded({ ...head, sealed })
+    const { asker, sendKey } = session
+    const ad = encoded(
+      opened
+        ? { kind: Kind.OPENED, index: asker, counter, answerer: session.index, sealed: NOTHING }
+        : { kind: Kind.SEALED, index: asker, counter, sealed: NOTHING },
+    )
+    return concat(ad, this.#parts.crypto.seal(sendKey, counter, encodedMessage(message), ad))
   }
 
   /** The session, or the owner's newest where that one gave way to others. */
@@ -141,11 +155,13 @@ export class Answerer {
   drop(owner: string): void {
     this.leave(owner)
     this.#owners.delete(owner)
+    this.#left.delete(owner)
   }
 
   /** Ends all its sessions, but its key is still good: an OPEN of before, sent again, makes none. */
   leave(owner: string): void {
     for (const { index } of this.#owners.get(owner)?.sessions.splice(0) ?? []) this.#sessions.delete(index)
+    if (this.#owners.has(owner)) this.#left.add(owner)
   }
 
   /** Ends this session alone. */
@@ -155,6 +171,7 @@ export class Answerer {
     this.#sessions.delete(index)
     const at = owner?.sessions.findIndex((each) => each.index === index) ?? -1
     if (at >= 0) owner?.sessions.splice(at, 1)
+    if (session !== undefined && owner?.sessions.length === 0) this.#left.add(session.owner)
   }
 
   #request(request: SessionRequest, from: Endpoint, socket: number, now: number): void {
@@ -166,13 +183,12 @@ export class Answerer {
     if (!crypto.equal(mac, request.mac)) return
     const age = Math.floor(1000 * (now - this.#secretAt))
     const salt = this.#salt(this.#secret, age, request.identity, request.salt, from)
-    const head = { kind: Kind.SESSION_RESPONSE, index: request.index, salt, mac: new Uint8Array(MAC) }
-    const blank = encoded(head)
-    const answer = crypto.mac(
-      macKey(crypto, holder.key, 'response'),
-      concat(blank.subarray(0, blank.length - MAC), request.salt),
-    )
-    send(encoded({ ...head, mac: answer }), from, socket)
+    const kind = Kind.SESSION_RESPONSE
+    const answer = encoded({ kind, index: request.index, salt, mac: new Uint8Array(MAC) })
+    const end = answer.length - MAC
+    const key = macKey(crypto, holder.key, 'response')
+    answer.set(crypto.mac(key, concat(answer.subarray(0, end), request.salt)), end)
+    send(answer, from, socket)
   }
 
   #open(open: Open, from: Endpoint, socket: number, now: number): void {
@@ -186,50 +202,62 @@ export class Answerer {
     const holder = holderOf(open.identity, from, now)
     if (holder === undefined) return
     const keys = sessionKeys(crypto, holder.key, open.saltA, open.saltB)
-    const ad = encoded({ ...open, sealed: new Uint8Array(0) })
+    const { kind, index, counter, saltA, saltB, identity } = open
+    const ad = encoded({ kind, index, counter, saltA, saltB, identity, sealed: NOTHING })
     const plain = crypto.open(keys.asker, open.counter, open.sealed, ad)
     if (plain === undefined) return
     const message = messageCodec.decode(plain)
     if (!message.ok) return
-    const how = this.#owners.get(holder.owner)?.opens.has(saltsOf(open)) === true ? 'again' : 'opened'
-    const session = this.#sessionOf(open, holder, keys, givenAt, now)
+    const salts = mapKey(open.saltA) + mapKey(open.saltB)
+    const before = this.#owners.get(holder.owner)?.opens.find((each) => each.salts === salts)
+    const how = before === undefined ? 'opened' : 'again'
+    const session =
+      before === undefined
+        ? this.#makeSession(open, salts, holder, keys, givenAt, now)
+        : this.#sessions.get(before.index)
     if (session === undefined) return
     onMessage(session, message.value, { from, socket }, { how, counter: 0 }, now)
   }
 
-  /** The session of this OPEN: made at the first of its salt, the same at repetitions. */
-  #sessionOf(
+  /** The session of the first OPEN of its salts. */
+  #makeSession(
     open: Open,
+    salts: string,
     { owner: name, key, messages, starts = 1 }: Holder,
     keys: { readonly asker: Uint8Array; readonly answerer: Uint8Array },
     openedAt: number,
     now: number,
   ): Session | undefined {
     const owner: Owner = this.#owners.get(name) ?? {
-      ...{ sessions: [], opens: new Map() },
+      sessions: [],
+      opens: [],
       messages: new TokenBucket(messages?.rate ?? OWNER_RATE, messages?.burst ?? OWNER_BURST),
     }
     this.#owners.set(name, owner)
-    const salt = saltsOf(open)
-    const known = owner.opens.get(salt)
-    if (known !== undefined) return this.#sessions.get(known.index)
-    for (const [each, { at }] of owner.opens) if (at + 2 * SECRET_MS < now) owner.opens.delete(each)
-    if (owner.opens.size >= MAX_OPENS * starts) {
-      const [oldest, open] = [...owner.opens].reduce((a, b) => (b[1].openedAt < a[1].openedAt ? b : a))
-      if (openedAt <= open.openedAt) return undefined
-      owner.opens.delete(oldest)
+    owner.opens = owner.opens.filter(({ at }) => at + 2 * SECRET_MS >= now)
+    if (owner.opens.length >= MAX_OPENS * starts) {
+      const oldest = owner.opens.reduce((a, b) => (b.openedAt < a.openedAt ? b : a))
+      if (openedAt <= oldest.openedAt) return undefined
+      owner.opens = owner.opens.filter((each) => each !== oldest)
     }
     let index = this.#number()
     while (this.#sessions.has(index)) index = this.#number()
     const session: Session = {
-      ...{ index, asker: open.index, owner: name, key, openedAt, counter: 0 },
+      index,
+      asker: open.index,
+      owner: name,
+      key,
+      openedAt,
+      counter: 0,
       messages: owner.messages,
-      ...{ sendKey: keys.answerer, receiveKey: keys.asker, received: new CounterWindow() },
+      sendKey: keys.answerer,
+      receiveKey: keys.asker,
+      received: new CounterWindow(),
     }
     session.received.take(open.counter)
-    owner.opens.set(salt, { at: now, openedAt, index })
+    owner.opens = [...owner.opens, { salts, at: now, openedAt, index }]
     owner.sessions.push(session)
-    owner.sessions.sort((a, b) => a.openedAt - b.openedAt)
+    if (owner.sessions.length > 1) owner.sessions.sort((a, b) => a.openedAt - b.openedAt)
     this.#sessions.set(index, session)
     if (owner.sessions.length > 2 * starts) this.#sessions.delete(owner.sessions.shift()!.index)
     return session
@@ -243,7 +271,8 @@ export class Answerer {
       send(encoded({ kind: Kind.SESSION_UNKNOWN, index: sealed.index }), from, socket)
       return
     }
-    const ad = encoded({ ...sealed, sealed: new Uint8Array(0) })
+    const { kind, index, counter } = sealed
+    const ad = encoded({ kind, index, counter, sealed: NOTHING })
     const plain = crypto.open(session.receiveKey, sealed.counter, sealed.sealed, ad)
     if (plain === undefined || !session.received.take(sealed.counter)) return
     const message = messageCodec.decode(plain)
@@ -273,9 +302,13 @@ export class Answerer {
     this.#before = turns === 1 ? this.#secret : this.#fresh()
     this.#secretAt = turns === 1 ? this.#secretAt + SECRET_MS : now
     this.#secret = this.#fresh()
-    for (const [name, { sessions, opens }] of this.#owners)
-      if (sessions.length === 0 && [...opens.values()].every(({ at }) => at + 2 * SECRET_MS < now))
-        this.#owners.delete(name)
+    for (const name of this.#left) {
+      const owner = this.#owners.get(name)
+      const isBack = owner === undefined || owner.sessions.length > 0
+      if (!isBack && owner.opens.some(({ at }) => at + 2 * SECRET_MS >= now)) continue
+      if (!isBack) this.#owners.delete(name)
+      this.#left.delete(name)
+    }
   }
 
   #fresh(): Uint8Array {
@@ -286,8 +319,4 @@ export class Answerer {
     const bytes = this.#parts.random.fill(new Uint8Array(4))
     return new DataView(bytes.buffer, bytes.byteOffset, 4).getUint32(0)
   }
-}
-
-function saltsOf({ saltA, saltB }: Open): string {
-  return toHex(saltA) + toHex(saltB)
 }

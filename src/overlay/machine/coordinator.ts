@@ -535,13 +535,16 @@ export class Coordinator {
     }
     this.#counts.registrations++
     const lease = this.#leases.leaseOf(node, message.lease)
-    const answer = {
-      ...{ type, transaction, status: Status.DONE, lease },
+    const done = {
+      type,
+      transaction,
+      status: Status.DONE,
+      lease,
       observed: from,
       lifetime: LIFETIME_SECONDS,
       keepAlive: this.#keepAliveSeconds,
-      ...(!isProven && { challenge: this.#nodes.challenge(session, from, now) }),
     }
+    const answer = isProven ? done : { ...done, challenge: this.#nodes.challenge(session, from, now) }
     const at = this.#apart.notification
     const wants = message.want === Want.NOTIFICATIONS
     if (located !== undefined) located.isUnnotified = wants

@@ -3,22 +3,33 @@ const WINDOW = 64
 
 export class CounterWindow {
   #highest = -1
-  /** Bit n: highest - n has come. */
-  #seen = 0n
+  /** Bit n of `low`: highest - n has come; of `high`: highest - 32 - n. */
+  #low = 0
+  #high = 0
 
   /** Whether it is the first of this number. Counts it as come: call it for what has been opened. */
   take(counter: number): boolean {
     if (counter > this.#highest) {
-      const step = this.#highest < 0 ? WINDOW : counter - this.#highest
-      this.#seen = step >= WINDOW ? 1n : ((this.#seen << BigInt(step)) | 1n) & ((1n << 64n) - 1n)
+      this.#shift(this.#highest < 0 ? WINDOW : counter - this.#highest)
+      this.#low |= 1
       this.#highest = counter
       return true
     }
     const behind = this.#highest - counter
     if (behind >= WINDOW) return false
-    const bit = 1n << BigInt(behind)
-    if ((this.#seen & bit) !== 0n) return false
-    this.#seen |= bit
+    const bit = 1 << (behind % 32)
+    const isOld = behind >= 32
+    if (((isOld ? this.#high : this.#low) & bit) !== 0) return false
+    if (isOld) this.#high |= bit
+    else this.#low |= bit
     return true
+  }
+
+  /** By at least one. */
+  #shift(step: number): void {
+    if (step >= WINDOW) this.#high = 0
+    else if (step >= 32) this.#high = this.#low << (step - 32)
+    else this.#high = (this.#high << step) | (this.#low >>> (32 - step))
+    this.#low = step >= 32 ? 0 : this.#low << step
   }
 }

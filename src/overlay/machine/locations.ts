@@ -75,6 +75,13 @@ export class Locations {
   readonly #challengeKey: Uint8Array
   /** In the order of their last registration. */
   readonly #nodes = new Map<string, Node>()
+  /**
+   * Goes through them once: who registers again goes to its end. A new iterator would pass the places of all who were moved or removed, as
+   * many as there are nodes.
+   */
+  #walk = this.#nodes.values()
+  /** As the walk found it; what is asked for is whether it has moved since. */
+  #oldest: Node | undefined
   /** Candidates of a registration whose address has not answered yet; with the echo they count. */
   readonly #pending = new Map<string, readonly Candidate[]>()
 
@@ -101,16 +108,28 @@ export class Locations {
 
   /** When the first of them ends. */
   nextTimeout(): number {
-    const [oldest] = this.#nodes.values()
-    return oldest?.expiresAt ?? Number.POSITIVE_INFINITY
+    return this.#first()?.expiresAt ?? Number.POSITIVE_INFINITY
+  }
+
+  #first(): Node | undefined {
+    const { name, expiresAt } = this.#oldest ?? {}
+    const known = name === undefined ? undefined : this.#nodes.get(name)
+    if (known !== undefined && known.expiresAt === expiresAt) return known
+    let next = this.#walk.next()
+    if (next.done === true) {
+      // An iterator that has ended finds nothing any more.
+      this.#walk = this.#nodes.values()
+      next = this.#walk.next()
+    }
+    this.#oldest = next.value
+    return this.#oldest
   }
 
   /** Ends those whose lifetime is over, but for those that `renews`. */
   expire(now: number, renews: (node: Node) => boolean): void {
-    for (const [name, node] of this.#nodes) {
-      if (node.expiresAt > now) break
-      this.#nodes.delete(name)
-      if (renews(node)) this.#nodes.set(name, { ...node, expiresAt: now + 1000 * LIFETIME_SECONDS })
+    for (let node = this.#first(); node !== undefined && node.expiresAt <= now; node = this.#first()) {
+      this.#nodes.delete(node.name)
+      if (renews(node)) this.#nodes.set(node.name, { ...node, expiresAt: now + 1000 * LIFETIME_SECONDS })
     }
   }
 
@@ -195,8 +214,17 @@ export class Locations {
     const known = this.#nodes.get(name)
     this.#nodes.delete(name) // to the end: the order is by last registration
     this.#nodes.set(name, {
-      ...{ name, hosts, observed: from, proven: true, session: session.index, socket, key: session.key },
-      ...{ at: now, expiresAt: now + 1000 * LIFETIME_SECONDS, heardAt: now, silent: false },
+      name,
+      hosts,
+      observed: from,
+      proven: true,
+      session: session.index,
+      socket,
+      key: session.key,
+      at: now,
+      expiresAt: now + 1000 * LIFETIME_SECONDS,
+      heardAt: now,
+      silent: false,
       // Another coordinator may have it since what it answered with was given.
       wallAt:
         givenAt === undefined && known !== undefined
@@ -206,10 +234,13 @@ export class Locations {
       provenAt: proven ? now : (known?.provenAt ?? now),
       acknowledgedAt: known?.acknowledgedAt ?? Number.NEGATIVE_INFINITY,
       rtt: known?.rtt ?? UNKNOWN_RTT,
-      ...{ openedAt: session.openedAt, counter },
+      openedAt: session.openedAt,
+      counter,
       directions: known?.directions ?? new TokenBucket(DIRECTION_RATE, DIRECTION_BURST),
-      ...{ asked: known?.asked ?? 0, isUnnotified: known?.isUnnotified ?? false },
-      ...{ prekeys: known?.prekeys ?? [], given: known?.given ?? [] },
+      asked: known?.asked ?? 0,
+      isUnnotified: known?.isUnnotified ?? false,
+      prekeys: known?.prekeys ?? [],
+      given: known?.given ?? [],
     })
     this.#pending.delete(name)
     this.#parts.onHeard(name, now)

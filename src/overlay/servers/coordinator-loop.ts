@@ -4,6 +4,7 @@
  */
 
 import { toHex } from '../../core/bytes.ts'
+import { withShortHashes } from '../../crypto/openssl-hash.ts'
 import { pooledRandom, RealClock } from '../../linux/clock.ts'
 import type { ReceiveBatch } from '../../linux/udp.ts'
 import type { EngineHost } from '../../tunnel/engine/worker.ts'
@@ -32,7 +33,7 @@ export class CoordinatorLoop implements UdpLoopOwner {
     this.#post = host.post
     this.#store = new Store(setup.store)
     this.#machine = new Coordinator(
-      { crypto: overlayCrypto, random: pooledRandom(), wall: () => clock.wall() },
+      { crypto: withShortHashes(overlayCrypto), random: pooledRandom(), wall: () => clock.wall() },
       this.#store,
       setup.init,
     )

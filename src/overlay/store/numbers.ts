@@ -7,7 +7,9 @@ import { closeSync, fsyncSync, openSync, readFileSync, renameSync, writeSync } f
 import { dirname } from 'node:path'
 import { GodwitError } from '../../core/errors.ts'
 
+/** Numbers of a block, at least; and at least this part of those before: each block costs two fsyncs. */
 const BLOCK = 256
+const BLOCK_PART = 1 / 16
 
 export class Numbers {
   readonly #file: string
@@ -57,7 +59,7 @@ export class Numbers {
 
   /** The number is a node's: none up to it is given out any more. */
   note(number: number): void {
-    if (number >= this.#reserved) this.#reserve(number + BLOCK)
+    if (number >= this.#reserved) this.#reserve(number + Math.max(BLOCK, Math.floor(number * BLOCK_PART)))
     this.#next = Math.max(this.#next, number + 1)
   }
 

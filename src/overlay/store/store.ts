@@ -5,7 +5,7 @@
  */
 import { createHash, randomBytes } from 'node:crypto'
 import { statSync } from 'node:fs'
-import { toHex } from '../../core/bytes.ts'
+import { mapKey, toHex } from '../../core/bytes.ts'
 import { GodwitError } from '../../core/errors.ts'
 import type { Directory, DistributedNode, Distributor, ServerRecord, ZoneKeys } from '../machine/directory.ts'
 import type { NodeRecord } from '../tables.ts'
@@ -198,8 +198,8 @@ export class Store implements Directory {
   /** Numbers or serials were taken: by the coordinator's store alone, others of the same file leave them as they are. */
   #counted = false
 
-  readonly #byName = new Map<string, NodeRow>()
-  readonly #byKeyId = new Map<string, NodeRow>()
+  readonly #byName = new Map<string, KnownNode>()
+  readonly #byKeyId = new Map<string, KnownNode>()
   #version = -1
   /** The number that `takeNumber` gave last, until it is a node's. */
   #taken = -1
@@ -354,21 +354,21 @@ export class Store implements Directory {
 
   /** What was written of this node is read again. */
   #forgetNode(name: string): void {
-    const row = this.#byName.get(name)
+    const node = this.#byName.get(name)
     this.#byName.delete(name)
-    if (row !== undefined) this.#byKeyId.delete(toHex(row.key_id))
+    if (node !== undefined) this.#byKeyId.delete(mapKey(node.record.keyId))
   }
 
-  #change(name: string, change: Partial<NodeRow>): void {
-    const row = this.#byName.get(name)
-    if (row !== undefined) this.#keep({ ...row, ...change })
+  #change(name: string, change: (known: KnownNode) => KnownNode): void {
+    const known = this.#byName.get(name)
+    if (known !== undefined) this.#keep(change(known))
   }
 
-  #keep(row: NodeRow): NodeRow {
+  #keep(known: KnownNode): KnownNode {
     if (this.#byName.size >= MAX_CACHED) this.#forgetNodes()
-    this.#byName.set(row.name, row)
-    this.#byKeyId.set(toHex(row.key_id), row)
-    return row
+    this.#byName.set(known.record.name, known)
+    this.#byKeyId.set(mapKey(known.record.keyId), known)
+    return known
   }
 
   /** Whether something waits for `commit`. */
@@ -417,19 +417,18 @@ export class Store implements Directory {
   }
 
   nodeByName(name: string): NodeRecord | undefined {
-    const row = this.#nodeRow(name)
-    return row && nodeOf(row)
+    return this.#known(name)?.record
   }
 
   nodeByKeyId(keyId: Uint8Array): NodeRecord | undefined {
-    const known = this.#byKeyId.get(toHex(keyId))
-    if (known !== undefined) return nodeOf(known)
+    const known = this.#byKeyId.get(mapKey(keyId))
+    if (known !== undefined) return known.record
     const row = this.#statements.nodeByKeyId.get(keyId) as NodeRow | undefined | null
-    return row == null ? undefined : nodeOf(this.#keep(row))
+    return row == null ? undefined : this.#keep(knownOf(row)).record
   }
 
   putNode(node: Pick<NodeRecord, 'name' | 'account' | 'publicKey' | 'keyId' | 'key' | 'expires'>): boolean {
-    const there = this.#nodeRow(node.name)
+    const there = this.#known(node.name)?.record
     if (there !== undefined && there.account !== node.account) return false
     const { clearAccess, removeNode, withKey } = this.#statements
     const same = withKey.all(node.publicKey, node.name) as Pick<NodeRow, 'name' | 'account'>[]
@@ -480,18 +479,18 @@ export class Store implements Directory {
     this.#counted = true
     this.#numbers.note(number)
     this.#statements.setNumber.run(number, name)
-    this.#change(name, { number })
+    this.#change(name, ({ record }) => ({ record, number }))
     return true
   }
 
   numberOf(name: string): number | undefined {
-    return this.#nodeRow(name)?.number ?? undefined
+    return this.#known(name)?.number
   }
 
   setLease(name: string, lease: Uint8Array): void {
     this.#begin()
     this.#statements.setLease.run(lease, name)
-    this.#change(name, { lease })
+    this.#change(name, ({ record, number }) => ({ record: { ...record, lease }, number }))
   }
 
   takeSerial(): number {
@@ -586,7 +585,7 @@ export class Store implements Directory {
     }
     const others = withKey.all(publicKey, name) as { name: string }[]
     const same = nodeByKeyId.get(keyId) as { name: string } | undefined | null
-    const there = this.#nodeRow(name)
+    const there = this.#known(name)?.record
     for (const other of [...others, ...(same != null && same.name !== name ? [same] : [])])
       this.#removeNode(other.name)
     if (there !== undefined && there.account !== account) {
@@ -629,7 +628,7 @@ export class Store implements Directory {
   }
 
   #removeNode(name: string): void {
-    if (this.#nodeRow(name) === undefined) return
+    if (this.#known(name) === undefined) return
     this.#begin()
     this.#statements.clearAccess.run(name)
     this.#statements.removeNode.run(name)
@@ -703,11 +702,11 @@ export class Store implements Directory {
     return row == null ? undefined : row.value
   }
 
-  #nodeRow(name: string): NodeRow | undefined {
+  #known(name: string): KnownNode | undefined {
     const known = this.#byName.get(name)
     if (known !== undefined) return known
     const row = this.#statements.node.get(name) as NodeRow | undefined | null
-    return row == null ? undefined : this.#keep(row)
+    return row == null ? undefined : this.#keep(knownOf(row))
   }
 }
 
@@ -740,6 +739,16 @@ interface AccountRow {
 
 function accountOf({ name, id, salt, hash, disabled, created }: AccountRow): Account {
   return { name, id, salt: own(salt), hash: own(hash), disabled: disabled !== 0, created }
+}
+
+interface KnownNode {
+  /** The same for all who ask: nobody changes its byte arrays. */
+  readonly record: NodeRecord
+  readonly number: number | undefined
+}
+
+function knownOf(row: NodeRow): KnownNode {
+  return { record: nodeOf(row), number: row.number ?? undefined }
 }
 
 function nodeOf(row: NodeRow): NodeRecord {

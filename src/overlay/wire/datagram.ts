@@ -268,7 +268,11 @@ function readIdentity(
 
 export function identityBytes(identity: Identity): Uint8Array {
   const value = identity.type === 'key' ? identity.id : ascii(identity.name)
-  return Uint8Array.of(IDENTITIES.indexOf(identity.type) + 1, value.length, ...value)
+  const bytes = new Uint8Array(2 + value.length)
+  bytes[0] = IDENTITIES.indexOf(identity.type) + 1
+  bytes[1] = value.length
+  bytes.set(value, 2)
+  return bytes
 }
 
 function identityLength(identity: Identity): number {

@@ -588,6 +588,9 @@ function text(value: Uint8Array, longest = MAX_NAME): string | undefined {
   return String.fromCharCode(...value)
 }
 
+const BYTE_KEYS = Object.entries(BYTES).map(([field, [key]]) => [Number(field), key] as const)
+const NUMBER_KEYS = Object.entries(NUMBERS).map(([field, [key, size]]) => [Number(field), key, size] as const)
+
 type Fields = readonly (readonly [number, Uint8Array])[]
 
 /** `byteLength` and `encode` follow each other: the fields of the last message are made once. */
@@ -602,13 +605,13 @@ function makeFields(message: Message): Fields {
   const fields: (readonly [number, Uint8Array])[] = []
   if (message.name !== undefined) fields.push([Field.NAME, ascii(message.name)])
   if (message.nodeName !== undefined) fields.push([Field.NODE_NAME, ascii(message.nodeName)])
-  for (const [field, [key]] of Object.entries(BYTES)) {
+  for (const [field, key] of BYTE_KEYS) {
     const value = message[key]
-    if (value !== undefined) fields.push([Number(field), value])
+    if (value !== undefined) fields.push([field, value])
   }
-  for (const [field, [key, size]] of Object.entries(NUMBERS)) {
+  for (const [field, key, size] of NUMBER_KEYS) {
     const value = message[key]
-    if (value !== undefined) fields.push([Number(field), number(value, size)])
+    if (value !== undefined) fields.push([field, number(value, size)])
   }
   for (const { kind, endpoint } of message.candidates ?? [])
     fields.push([Field.CANDIDATE, Uint8Array.of(KINDS.indexOf(kind) + 1, ...endpointBytes(endpoint))])

@@ -386,6 +386,20 @@ for (const driver of drivers()) {
 }
 
 for (const driver of drivers()) {
+  test(`NT-16: ${driver.name}: numbers are reserved by a sixteenth of those there are, and at least 256`, () => {
+    const file = join(folder, `${driver.name.replace(':', '-')}-reserved.db`)
+    const reserved = () => Number(readFileSync(`${file}.numbers`, 'utf8'))
+    const store = new Store({ file, driver })
+    assert.equal(store.takeNumber(), 1)
+    assert.equal(reserved(), 257)
+    store.putAccount(account('carol'))
+    store.putNode({ name: 'nas.home.example.org', account: 'carol', ...keys(1) })
+    store.setNumber('nas.home.example.org', 160_000)
+    assert.equal(reserved(), 170_000)
+    assert.equal(store.takeNumber(), 160_001)
+    store.close()
+  })
+
   test(`NT-16: ${driver.name}: a damaged database is named with what to do, and one of no bytes is not taken for a new one`, () => {
     const file = join(folder, `${driver.name.replace(':', '-')}-damaged.db`)
     const store = new Store({ file, driver })
