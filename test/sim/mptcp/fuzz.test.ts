@@ -15,3 +15,7 @@ for (const [i, link] of [...Object.keys(LINKS), undefined].entries())
     for (let seed = 10_000 * (i + 1); seed < 10_000 * (i + 1) + extent(25); seed++)
       survives(seed, link === undefined ? {} : { links: [link] })
   })
+
+test('issue 12: the same with a server that takes what comes on a subflow in order, as a native peer does', () => {
+  for (let seed = 70_000; seed < 70_000 + extent(25); seed++) survives(seed, { inOrder: true })
+})

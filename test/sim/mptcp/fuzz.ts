@@ -37,18 +37,23 @@ export interface Kinds {
   readonly links?: readonly string[]
   /** Packet rules are removed, and come back: what goes wrong then a kernel keeps from happening (ADR 0381). */
   readonly flushes?: boolean
+  /** The server takes what comes on a subflow in order, as a native peer does. */
+  readonly inOrder?: boolean
 }
 
-export function fuzzRun(seed: number, { links = Object.keys(LINKS), flushes = false }: Kinds = {}): Run {
+export function fuzzRun(
+  seed: number,
+  { links = Object.keys(LINKS), flushes = false, inOrder = false }: Kinds = {},
+): Run {
   const random = seeded(seed ^ 0x5eed)
   const pick = <T>(of: readonly T[]): T => of[Math.floor(random() * of.length)]!
-  const kernel = flushes ? [] : pick([[], [], ['client'], ['server'], HOSTS] as const)
+  const kernel = flushes || inOrder ? [] : pick([[], [], ['client'], ['server'], HOSTS] as const)
   const sack = kernel.length > 0 || random() < 0.7
   const size = () => pick([0, 30, 20_000, 300_000, 1_000_000])
   const multipath = random() < 0.2
   const pair = new Pair({
     seed,
-    sack,
+    ...{ sack, inOrder },
     bytes: [size(), size() || 100_000],
     paths: 2 + Math.floor(random() * 2),
     init: { standby: random() < 0.7, multipath },
@@ -150,7 +155,8 @@ function actsOf(pair: Pair, flushes: boolean, forgotten: Set<number>, random: ()
       pair[host].tcp!.stall(on)
     },
   ]
-  if (pair.client.memory !== undefined) acts.push(() => pair.killed(name(), random() * 1500))
+  if (pair.client.memory !== undefined)
+    acts.push(() => pair.killed(pair.server.inOrder === undefined ? name() : 'client', random() * 1500))
   if (flushes)
     acts.push(() => {
       const host = pair[name()]
