@@ -101,6 +101,7 @@ export class Multipath {
       setState: (path: Path, state: PathState) => this.#setState(path, state),
       askAgain: (peer: Peer, path: Path, bytes: number, now: number) =>
         this.#askAgain(peer, path, bytes, now),
+      sendAgain: (path: Path, after: number) => this.#resend(path, path, after),
       goDown: (peer: Peer, path: Path, reason: CloseReason, now: number, after: number) =>
         this.#goDown(peer, path, reason, now, after),
     }

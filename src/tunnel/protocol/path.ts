@@ -93,6 +93,9 @@ export class Path {
   /** Counters above this are still to be sent again on another path; NaN when nothing is. */
   owedAfter = Number.NaN
 
+  /** Highest counter that the other end had reported when the path became suspect. */
+  doubtedAfter = -1
+
   constructor(init: PathInit, now: number) {
     this.slot = init.slot
     this.peer = init.peer

@@ -23,6 +23,8 @@ export interface WatchHost {
    * Asks the peer to prove again that it receives at the path's remote, from which this many bytes have arrived since.
    */
   askAgain(peer: Peer, path: Path, bytes: number, now: number): void
+  /** The path was silent and works again; what was sent on it with counters above `after` may be lost. */
+  sendAgain(path: Path, after: number): void
   /** The path is dead; what was sent on it with counters above `after` is lost. */
   goDown(peer: Peer, path: Path, reason: CloseReason, now: number, after: number): void
 }
@@ -116,6 +118,7 @@ export class PathWatch {
           this.#host.setState(path, { name: 'suspect', since: now, evidence: monitor.evidence(now) })
           // Traffic may soon move: are the others still there?
           for (const other of peer.paths) if (other !== path && other.usable) this.probe(peer, other, now)
+          path.doubtedAfter = monitor.remoteHighest
         }
         break
       case 'fine':
@@ -133,6 +136,8 @@ export class PathWatch {
     const { monitor, state } = path
     if (state.name === 'suspect') {
       this.#host.setState(path, { name: 'up', since: now })
+      // This end waits so long for the other's verdict that nobody else sends again what was lost meanwhile.
+      if (!path.local) this.#host.sendAgain(path, path.doubtedAfter)
     } else if (state.name === 'up') {
       if (monitor.degraded && now - state.since >= K.STATE_HOLD) {
         path.mtu.doubt(now)

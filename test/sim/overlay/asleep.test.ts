@@ -102,7 +102,7 @@ class Bed {
   }
 }
 
-const IDLE = [1_300, 3_000, 5_000, 6_216, 9_608, 12_100, 15_340, 69_070] as const
+const IDLE = [1_300, 3_000, 5_000, 6_216, 9_608, 12_100, 15_340, 16_158, 69_070] as const
 /** At others the leader looks for a direct way just when the first packet leaves: that one is lost. */
 const RELAYED = [1_300, 5_000, 6_216, 9_608, 15_340, 69_070] as const
 
