@@ -255,6 +255,7 @@ async function used(): Promise<number> {
 }
 
 async function grow(size: number): Promise<Measured> {
+  if (size < grown) throw new Error(`sizes have to be more than ${SAMPLE} apart`)
   if (grown === 0) empty = await used()
   nodes.clear()
   await logIn(grown, size + SAMPLE)
