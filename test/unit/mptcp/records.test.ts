@@ -103,12 +103,13 @@ const ROWS: readonly (readonly [string, Write, readonly number[], readonly numbe
   ['received', f64(HEAD + 46), [1000, LARGEST], [999, Number.POSITIVE_INFINITY]],
   ['its FIN', f64(HEAD + 54), [-1, 1, 1501], [0, -2, 0.5]],
   ['the peer’s FIN', f64(HEAD + 62), [-1, 1, 1501], [0, -2, LARGEST + 1]],
-  ['addresses that are gone', u8(HEAD + 70), [0, 4], [5]],
-  ['local port', u16(HEAD + 139), [1, 65_535], [0]],
-  ['remote port', u16(HEAD + 141), [1], [0]],
-  ['own scale', u8(HEAD + 153), [0, 15], [16, 255]],
-  ['the peer’s scale', u8(HEAD + 157), [0, 15], [16]],
-  ['segment size', u16(HEAD + 159), [1], [0]],
+  ['where what would be sent again begins', f64(HEAD + 70), [-1, 1, 1501], [0, -2, 0.5]],
+  ['addresses that are gone', u8(HEAD + 80), [0, 4], [5]],
+  ['local port', u16(HEAD + 149), [1, 65_535], [0]],
+  ['remote port', u16(HEAD + 151), [1], [0]],
+  ['own scale', u8(HEAD + 163), [0, 15], [16, 255]],
+  ['the peer’s scale', u8(HEAD + 167), [0, 15], [16]],
+  ['segment size', u16(HEAD + 169), [1], [0]],
   // The subflow.
   ['number', u32(FIRST), [1], [0, 2]],
   ['subflow state', u8(FIRST + 4), [0, 5], [6]],
@@ -128,7 +129,7 @@ const ROWS: readonly (readonly [string, Write, readonly number[], readonly numbe
   ['subflow remote port', u16(FIRST + 171), [1], [0]],
   ['subflow scale', u8(FIRST + 221), [0, 14], [15]],
   // Names of interfaces: up to 15 characters, none that a path or a line could be made of.
-  ['inside', u8(HEAD + 91), [0], [1, 16]],
+  ['inside', u8(HEAD + 101), [0], [1, 16]],
   ['length of an access’s name', u8(FIRST + 173), [0, 1, 4], [5, 16, 255]],
   ['an access’s name', u8(FIRST + 174), [0x21, 0x61, 0xff], [0, 0x0a, 0x20, 0x2f]],
 ]
@@ -182,6 +183,7 @@ test('issue 12, part 3: all that a record has is read as it was written', () => 
       remoteWindow: 9000,
       finLocal: -1,
       finRemote: -1,
+      forgotten: undefined,
       nextSubflow: 1,
     },
     ...{ nextAddress: 1, active: 0, removed: [] },
@@ -217,6 +219,18 @@ test('issue 12, part 3: all that a record has is read as it was written', () => 
     },
     ...{ send: [{ ssn: 1001, dsn: 1001, length: 500 }], recv: [{ ssn: 501, dsn: 501, length: 500 }] },
   })
+})
+
+test('MP-56: which bytes the next daemon misses is read as it was written, and kept by that one too', () => {
+  const { memory, it, records } = made()
+  it.kicked = { dsn: 101, length: 1400, bytes: new Uint8Array(1400) }
+  records.save(it)
+  const { forgotten } = kept(memory).kept[0]!
+  assert.deepEqual(forgotten, { left: 101, right: 1501 })
+  it.kicked = undefined
+  it.forgotten = forgotten
+  records.save(it)
+  assert.deepEqual(kept(memory).kept[0]!.forgotten, forgotten)
 })
 
 test('issue 12, part 3: mappings are believed from the newest back, as far as each ends where the next begins', () => {
