@@ -1,26 +1,28 @@
 /** How a daemon is told to stop: by a signal, or by a fault of its own. */
 import type { Recorder } from '../../core/mechanism.ts'
 
-/** Who passes a signal on, a wrapper or the terminal, may send a second one for the same Ctrl-C. */
+/** For one Ctrl-C a wrapper and the terminal may send a signal each, and one cause may raise several faults. */
 const SAME_MS = 500
 
-/** Resolves with the first signal to stop, or fault. After it another one ends the process at once. */
+/** Resolves with the first signal to stop, or fault. One that comes later than that ends the process at once. */
 export function untilStopped(
   recorder: Pick<Recorder, 'log'>,
   onHangup = () => recorder.log('warn', 'SIGHUP: this daemon cannot reload; restart it to apply changes'),
 ): Promise<void> {
   return new Promise((done) => {
     let askedAt: number | undefined
-    const stop = (signal: NodeJS.Signals): void => {
+    const stop = (): void => {
       const now = performance.now()
-      if (askedAt !== undefined && now - askedAt < SAME_MS) return
-      if (askedAt !== undefined) endAtOnce(recorder)
-      askedAt = now
-      recorder.log('info', `${signal}: stopping`)
+      askedAt ??= now
+      if (now - askedAt >= SAME_MS) endAtOnce(recorder)
       done()
     }
-    process.on('SIGINT', stop)
-    process.on('SIGTERM', stop)
+    const onSignal = (signal: NodeJS.Signals): void => {
+      if (askedAt === undefined) recorder.log('info', `${signal}: stopping`)
+      stop()
+    }
+    process.on('SIGINT', onSignal)
+    process.on('SIGTERM', onSignal)
     process.on('SIGHUP', onHangup)
     // For uncaught exceptions: cleans up, then fails.
     const fault = (error: unknown): void => {
@@ -29,9 +31,7 @@ export function untilStopped(
         `fault: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`,
       )
       process.exitCode = 1
-      if (askedAt !== undefined) endAtOnce(recorder)
-      askedAt = performance.now()
-      done()
+      stop()
     }
     process.on('uncaughtException', fault)
     process.on('unhandledRejection', fault)

@@ -354,6 +354,17 @@ export class Pair {
     })
   }
 
+  /** At `at` (ms) the first access goes, and the client knows it. Says where what it had sent then ends; before, infinity. */
+  breaks(at: number): () => number {
+    let sent = Number.POSITIVE_INFINITY
+    this.at(at, () => {
+      sent = this.client.machine.connections[0]!.sndMax
+      this.paths[0]!.works = false
+      this.setAccesses(new Set([1]))
+    })
+    return () => sent
+  }
+
   /** The client's accesses that work, as its monitor says. */
   setAccesses(usable: ReadonlySet<number>): void {
     this.usable = new Set(usable)

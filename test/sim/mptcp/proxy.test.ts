@@ -296,7 +296,8 @@ test('MP-56: with SACK the local TCP sends what was lost in the moment in which 
 
 test('MP-56: the newest segment, first on a new subflow and lost there, is sent again by the proxy: the local TCP was told that it is there', () => {
   const segment = new Segment()
-  let [newest, lost] = [Number.POSITIVE_INFINITY, 0]
+  let newest = () => Number.POSITIVE_INFINITY
+  let lost = 0
   const pair = new Pair({
     seed: 4,
     bytes: [9_000_000, 0],
@@ -308,7 +309,7 @@ test('MP-56: the newest segment, first on a new subflow and lost there, is sent 
       const map = segment.option('dss')?.map
       if (!toServer || path !== 1 || lost > 0 || map === undefined || segment.payloadLength === 0)
         return [packet]
-      assert.equal(offsetOfDsn(connection!.localKey, map.dsn, newest)! + map.length, newest)
+      assert.equal(offsetOfDsn(connection!.localKey, map.dsn, newest())! + map.length, newest())
       lost = pair.now
       pair.paths[1]!.works = false
       pair.at(pair.now, () => {
@@ -318,13 +319,9 @@ test('MP-56: the newest segment, first on a new subflow and lost there, is sent 
     },
   })
   pair.client.tcp!.connect(0)
-  pair.at(500, () => {
-    newest = pair.client.machine.connections[0]!.sndMax
-    pair.paths[0]!.works = false
-    pair.setAccesses(new Set([1]))
-  })
+  newest = pair.breaks(500)
   assert.ok(pair.run(() => lost > 0, 1000))
-  assert.ok(pair.run(() => pair.server.tcp!.received >= newest, 1000))
+  assert.ok(pair.run(() => pair.server.tcp!.received >= newest(), 1000))
   // What comes behind it is acknowledged a round trip later, and it is sent again then.
   assert.ok(pair.now - lost < 120, `${pair.now - lost} ms`)
   finish(pair)
@@ -332,7 +329,7 @@ test('MP-56: the newest segment, first on a new subflow and lost there, is sent 
 
 test('ADR 0455: a subflow on which a native peer waits for what the local TCP does not send is left after some timeouts, and the transfer goes on over another', () => {
   for (const standby of [false, true]) {
-    let [newest, lost] = [0, 0]
+    let lost = 0
     const segment = new Segment()
     const pair = new Pair({
       ...{ seed: 4, bytes: [9_000_000, 0], inOrder: true, init: { standby } },
@@ -353,13 +350,9 @@ test('ADR 0455: a subflow on which a native peer waits for what the local TCP do
       },
     })
     pair.client.tcp!.connect(0)
-    pair.at(500, () => {
-      newest = pair.client.machine.connections[0]!.sndMax
-      pair.paths[0]!.works = false
-      pair.setAccesses(new Set([1]))
-    })
+    const newest = pair.breaks(500)
     assert.ok(pair.run(() => lost > 0, 1000))
-    assert.ok(pair.run(() => pair.server.tcp!.received >= newest, 60_000))
+    assert.ok(pair.run(() => pair.server.tcp!.received >= newest(), 60_000))
     assert.ok(pair.now - lost < 4000, `${pair.now - lost} ms`)
     finish(pair)
     assert.equal(pair.client.machine.counts.stuck, 1)
