@@ -249,6 +249,10 @@ test('issue 10: a host that translates IPv4 itself (464XLAT): the tunnel carries
     async () => (await run('mh', process.execPath, GODWIT, ...past)) === translated,
   )
   assert.equal(await seen(), addressOf(lab.spec, 'an2', 'wan'))
+  const file = path('mh', 'godwit.toml')
+  writeFileSync(file, `${readFileSync(file, 'utf8')}\n[host]\nexcept = ["to:198.51.100.2"]\n`)
+  await godwit('mh', 'mh', 'reload')
+  await until('what is excepted takes it too', async () => (await seen()) === translated)
   await host.stop()
   await until('the translator carries it', async () => (await seen()) === translated)
 })
