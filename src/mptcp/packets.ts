@@ -4,7 +4,7 @@ import { destinationAt, ipHeaderLength, Protocol, setIpLength, sourceAt } from '
 import { IPV4, sealIpv4Header, writeIpv4 } from '../core/ipv4.ts'
 import { IPV6, writeIpv6 } from '../core/ipv6.ts'
 import { TCP } from '../core/tcp.ts'
-import type { OutSegment } from './machine/segment.ts'
+import { type OutSegment, payloadLength } from './machine/segment.ts'
 
 const HOP_LIMIT = 64
 
@@ -76,16 +76,34 @@ export function packetOf(
   most = 0xffff,
   shift = 0,
 ): Uint8Array {
+  const out = new Uint8Array(longestPacket(segment, skip, most))
+  return out.subarray(0, writePacket(new DataView(out.buffer), out, 0, segment, source, skip, most, shift))
+}
+
+/** What `packetOf` gives, written at `at`, where there is room for `longestPacket`; returns its length. */
+export function writePacket(
+  view: DataView,
+  bytes: Uint8Array,
+  at: number,
+  segment: OutSegment,
+  source: Uint8Array,
+  skip: number,
+  most: number,
+  shift: number,
+): number {
   const { payload } = segment
-  const length = Math.min(most, (payload?.length ?? 0) - skip)
-  const out = new Uint8Array(IPV6.HEADER + TCP.MAX_HEADER + length)
-  const view = new DataView(out.buffer)
-  const headers = writeHeaders(view, out, 0, segment, length, -1, skip)
+  const length = Math.min(most, payloadLength(segment) - skip)
+  const headers = writeHeaders(view, bytes, at, segment, length, -1, skip)
   if (payload !== undefined && length > 0) {
-    const bytes = payload instanceof Uint8Array ? payload : source
-    const at = (payload instanceof Uint8Array ? 0 : payload.at + shift) + skip
-    out.set(bytes.subarray(at, at + length), headers)
+    const from = payload instanceof Uint8Array ? payload : source
+    const start = (payload instanceof Uint8Array ? 0 : payload.at + shift) + skip
+    bytes.set(from.subarray(start, start + length), at + headers)
   }
-  sealTcp(view, 0, headers, view, headers, length)
-  return out.subarray(0, headers + length)
+  sealTcp(view, at, headers, view, at + headers, length)
+  return headers + length
+}
+
+/** Its length in bytes at most. */
+export function longestPacket(segment: OutSegment, skip: number, most: number): number {
+  return IPV6.HEADER + TCP.MAX_HEADER + Math.min(most, payloadLength(segment) - skip)
 }

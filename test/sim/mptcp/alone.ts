@@ -5,10 +5,9 @@ import { nodeSha256 } from '../../../src/crypto/sha256.ts'
 import { MptcpMachine } from '../../../src/mptcp/machine/machine.ts'
 import { type OutSegment, Segment, type Tuple } from '../../../src/mptcp/machine/segment.ts'
 import type { MptcpInit, Passage } from '../../../src/mptcp/machine/types.ts'
-import { packetOf } from '../../../src/mptcp/packets.ts'
 import type { Block } from '../../../src/mptcp/tables.ts'
 import type { CapableOption, MptcpOption } from '../../../src/mptcp/wire.ts'
-import { forge } from './packets.ts'
+import { forge, packetOf } from './packets.ts'
 
 export const CAPABLE: CapableOption = {
   type: 'capable',
@@ -103,7 +102,7 @@ export function optionsOf(out: OutSegment): readonly MptcpOption[] {
 
 /** Without its payload. */
 export function segmentOf(out: OutSegment): Segment {
-  const packet = packetOf({ ...out, payload: undefined }, new Uint8Array(0))
+  const packet = packetOf({ ...out, payload: undefined })
   const segment = new Segment()
   const view = new DataView(packet.buffer, packet.byteOffset)
   assert.ok(segment.read(view, packet, 0, packet.length, out.to === 'wire'))

@@ -6,9 +6,9 @@ import { viewOf } from '../../../src/core/bytes.ts'
 import { TcpFlag } from '../../../src/core/tcp.ts'
 import { OptionWriter, Segment } from '../../../src/mptcp/machine/segment.ts'
 import { sequenceAt } from '../../../src/mptcp/machine/sequence.ts'
-import { packetOf } from '../../../src/mptcp/packets.ts'
 import { type Block, merge } from '../../../src/mptcp/tables.ts'
 import type { DssOption } from '../../../src/mptcp/wire.ts'
+import { packetOf } from './packets.ts'
 
 const { SYN, RST, ACK } = TcpFlag
 
@@ -50,7 +50,7 @@ export class InOrder {
     const end = start + length
     if (end <= flow.next) return pass
     if (start > flow.next) {
-      flow.waiting.push({ start, end, packet: packet.slice() })
+      flow.waiting.push({ start, end, packet })
       flow.waiting.sort((a, b) => a.start - b.start)
       const blocks: Block[] = merge(flow.waiting.map((each) => ({ left: each.start, right: each.end })))
       if (this.#ack !== undefined) this.#writer.mptcp({ type: 'dss', dataFin: false, ack: this.#ack })
@@ -66,11 +66,8 @@ export class InOrder {
         payload: undefined,
         access: undefined,
       }
-      const answer = packetOf(
-        { to: 'wire', tuple, ...numbers, ...rest, segmentSize: 0xffff },
-        new Uint8Array(0),
-      )
-      return { now: [], answer: answer.slice() }
+      const answer = packetOf({ to: 'wire', tuple, ...numbers, ...rest, segmentSize: 0xffff })
+      return { now: [], answer }
     }
     flow.next = end
     const now = [packet]

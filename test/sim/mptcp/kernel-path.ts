@@ -4,6 +4,7 @@
  * on a device, and what nftables then passes (filter.ts). It outlives the proxy, as the programs do.
  */
 import assert from 'node:assert/strict'
+import { viewOf } from '../../../src/core/bytes.ts'
 import { checksum, pseudoSum } from '../../../src/core/checksum.ts'
 import { ipHeaderLength, Protocol } from '../../../src/core/ip.ts'
 import { TCP, TcpFlag } from '../../../src/core/tcp.ts'
@@ -17,11 +18,12 @@ import type { FastLeft, FastSlot, FastWay } from '../../../src/mptcp/machine/fas
 import { type Tuple, tupleKey } from '../../../src/mptcp/machine/segment.ts'
 import { MPTCP_KIND } from '../../../src/mptcp/wire.ts'
 import { decodeEbpf, EbpfMachine } from '../../support/ebpf-machine.ts'
+import { take } from './packets.ts'
 
 const { SYN, RST, FIN } = TcpFlag
 const ETHERNET = 14
 const OPTION_SPACE = 40
-const COOKIE = 77n
+const COOKIE = 77
 const [TUPLES_FD, SLOTS_FD] = [3, 4]
 const AF_INET = 2
 /** struct bpf_sock_ops, struct __sk_buff: offsets of what the programs read. */
@@ -36,25 +38,31 @@ const [EEXIST, EINVAL, ENOSPC] = [-17, -22, -28]
 const [STATE, ESTABLISHED] = [72, 1]
 const { marks: MARKS } = new Ledger().mptcp
 
+const FDS = { tuples: TUPLES_FD, slots: SLOTS_FD }
+const PROGRAMS = {
+  out: decodeEbpf(outProgram(FDS, BigInt(COOKIE))),
+  in: decodeEbpf(inProgram(FDS)),
+  away: decodeEbpf(awayProgram(FDS, MARKS)),
+} as const
+
 /** The maps of one process; the programs of the one before run until the next attaches its own. */
 class Maps {
   readonly machine = new EbpfMachine()
   readonly slots = new Uint8Array((SLOTS + 1) * SLOT)
   readonly view = new DataView(this.slots.buffer)
-  readonly elements = new Map<string, { readonly address: bigint; readonly value: Uint8Array }>()
+  readonly elements = new Map<string, { readonly address: number; readonly value: Uint8Array }>()
   readonly #slotsAt = this.machine.region(this.slots)
+  /** struct bpf_sock_ops or struct __sk_buff. */
   readonly context = new Uint8Array(256)
+  readonly fields = new DataView(this.context.buffer)
   readonly #contextAt = this.machine.region(this.context)
-  readonly #out = decodeEbpf(outProgram({ tuples: TUPLES_FD, slots: SLOTS_FD }, COOKIE))
-  readonly #in = decodeEbpf(inProgram({ tuples: TUPLES_FD, slots: SLOTS_FD }))
-  readonly #away = decodeEbpf(awayProgram({ tuples: TUPLES_FD, slots: SLOTS_FD }, MARKS))
   readonly #packetAt = this.machine.region(new Uint8Array(0))
   readonly #socket = new Uint8Array(96)
   readonly socketAt = this.machine.region(this.#socket)
   /** The packet was given to the socket; references to it that are held. */
   assigned = false
   references = 0
-  packet = new Uint8Array(0)
+  packet: Uint8Array = new Uint8Array(0)
   /** Options that are reserved, or still to be written. */
   reserved = 0
   room = 0
@@ -65,70 +73,59 @@ class Maps {
     const { machine } = this
     new DataView(this.#socket.buffer).setUint32(STATE, ESTABLISHED, true)
     machine.helper(Helper.get_netns_cookie, () => COOKIE)
-    machine.helper(Helper.ktime_get_ns, () => BigInt(Math.round(now() * 1e6)))
+    machine.helper(Helper.ktime_get_ns, () => Math.round(now() * 1e6))
     machine.helper(Helper.map_lookup_elem, (map, key) => {
-      if (map === BigInt(TUPLES_FD)) return this.elements.get(nameOf(machine.bytes(key, 36)))?.address ?? 0n
-      const slot = new DataView(machine.bytes(key, 4).slice().buffer).getUint32(0, true)
-      return slot <= SLOTS ? this.#slotsAt + BigInt(slot * SLOT) : 0n
+      if (map === TUPLES_FD) return this.elements.get(nameOf(machine.bytes(key, 36)))?.address ?? 0
+      const slot = machine.word(key)
+      return slot <= SLOTS ? this.#slotsAt + slot * SLOT : 0
     })
     machine.helper(Helper.sock_ops_cb_flags_set, () => {
       this.armed = true
       return 0
     })
     machine.helper(Helper.reserve_hdr_opt, (_, length) => {
-      if (Number(length) > this.room - this.reserved) return ENOSPC
-      this.reserved += Number(length)
+      if (length > this.room - this.reserved) return ENOSPC
+      this.reserved += length
       return 0
     })
-    machine.helper(Helper.store_hdr_opt, (_, from, length) => this.#storeOption(from, Number(length)))
-    machine.helper(Helper.skb_load_bytes, (_, offset, to, length) => {
-      const [at, count] = [Number(offset), Number(length)]
-      if (at + count > this.packet.length) return EINVAL
-      machine.bytes(to, count).set(this.packet.subarray(at, at + count))
+    machine.helper(Helper.store_hdr_opt, (_, from, length) => this.#storeOption(from, length))
+    machine.helper(Helper.skb_load_bytes, (_, at, to, length) => {
+      if (at + length > this.packet.length) return EINVAL
+      machine.bytes(to, length).set(this.packet.subarray(at, at + length))
       return 0
     })
     machine.helper(Helper.skb_store_bytes, (_, offset, from, length) => {
-      this.packet.set(machine.bytes(from, Number(length)), Number(offset))
+      this.packet.set(machine.bytes(from, length), offset)
       return 0
     })
     machine.helper(Helper.l4_csum_replace, (_, offset, from, to, flags) => {
-      if (flags !== 4n) {
-        assert.ok((flags === 0n || flags === 0x10n) && from === 0n)
-        this.#changeSum(Number(offset), to)
+      if (flags !== 4) {
+        assert.ok((flags === 0 || flags === 0x10) && from === 0)
+        this.#changeSum(offset, to)
         return 0
       }
       const view = new DataView(this.packet.buffer, this.packet.byteOffset)
-      const words = [Number(from & 0xffff_ffffn), Number(to & 0xffff_ffffn)] as const
-      const bytes = new DataView(new ArrayBuffer(8))
-      bytes.setUint32(0, words[0], true)
-      bytes.setUint32(4, words[1], true)
-      let sum = ~view.getUint16(Number(offset)) & 0xffff
-      sum += (~bytes.getUint16(0) & 0xffff) + (~bytes.getUint16(2) & 0xffff)
-      sum += bytes.getUint16(4) + bytes.getUint16(6)
+      let sum = ~view.getUint16(offset, true) & 0xffff
+      sum += (~from & 0xffff) + (~(from / 0x1_0000) & 0xffff)
+      sum += (to & 0xffff) + ((to / 0x1_0000) & 0xffff)
       while (sum > 0xffff) sum = (sum & 0xffff) + (sum >>> 16)
-      view.setUint16(Number(offset), ~sum & 0xffff)
+      view.setUint16(offset, ~sum & 0xffff, true)
       return 0
     })
     machine.helper(Helper.l3_csum_replace, (_, offset, from, to, flags) => {
-      assert.ok(flags === 0n && from === 0n)
-      this.#changeSum(Number(offset), to)
+      assert.ok(flags === 0 && from === 0)
+      this.#changeSum(offset, to)
       return 0
     })
     machine.helper(Helper.csum_diff, (from, fromLength, to, toLength, seed) => {
       let sum = seed
-      for (const [at, length, mask] of [
-        [from, fromLength, 0xffff_ffffn],
-        [to, toLength, 0n],
-      ] as const) {
-        const bytes = machine.bytes(at, Number(length))
-        const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
-        for (let i = 0; i < bytes.length; i += 4) sum += BigInt(view.getUint32(i, true)) ^ mask
-      }
-      while (sum > 0xffff_ffffn) sum = (sum & 0xffff_ffffn) + (sum >> 32n)
+      for (let i = 0; i < fromLength; i += 4) sum += ~machine.word(from + i) >>> 0
+      for (let i = 0; i < toLength; i += 4) sum += machine.word(to + i)
+      while (sum >= 2 ** 32) sum = (sum % 2 ** 32) + Math.floor(sum / 2 ** 32)
       return sum
     })
     machine.helper(Helper.sk_lookup_tcp, (_, at, length) => {
-      const bytes = machine.bytes(at, Number(length)).slice()
+      const bytes = machine.bytes(at, length).slice()
       const size = (bytes.length - 4) / 2
       const view = new DataView(bytes.buffer)
       const [remotePort, localPort] = [view.getUint16(2 * size), view.getUint16(2 * size + 2)]
@@ -138,7 +135,7 @@ class Maps {
         remotePort,
         localPort,
       }
-      if (socket() !== tupleKey(tuple)) return 0n
+      if (socket() !== tupleKey(tuple)) return 0
       this.references++
       return this.socketAt
     })
@@ -155,14 +152,14 @@ class Maps {
   }
 
   /** By the difference of what it is of, in the order of this machine. */
-  #changeSum(offset: number, difference: bigint): void {
+  #changeSum(offset: number, difference: number): void {
     const view = new DataView(this.packet.buffer, this.packet.byteOffset)
-    let sum = (~view.getUint16(offset, true) & 0xffff) + Number(difference & 0xffff_ffffn)
+    let sum = (~view.getUint16(offset, true) & 0xffff) + (difference % 2 ** 32)
     while (sum > 0xffff) sum = (sum & 0xffff) + Math.floor(sum / 0x1_0000)
     view.setUint16(offset, ~sum & 0xffff, true)
   }
 
-  #storeOption(from: bigint, length: number): number {
+  #storeOption(from: number, length: number): number {
     const option = this.machine.bytes(from, length)
     if (length < 2 || option[1] !== length) return EINVAL
     if (length > this.room) return ENOSPC
@@ -179,24 +176,25 @@ class Maps {
 
   runOut(): void {
     this.machine.replace(this.#packetAt, this.packet)
-    const view = new DataView(this.context.buffer)
-    view.setBigUint64(OPS.sk, this.socketAt, true)
-    view.setBigUint64(OPS.data, this.#packetAt, true)
-    view.setBigUint64(OPS.dataEnd, this.#packetAt + BigInt(this.packet.length), true)
-    this.machine.run(this.#out, this.#contextAt)
+    const { fields } = this
+    fields.setUint32(OPS.sk + 4, this.socketAt / 2 ** 32, true)
+    fields.setUint32(OPS.data + 4, this.#packetAt / 2 ** 32, true)
+    fields.setUint32(OPS.dataEnd, this.packet.length, true)
+    fields.setUint32(OPS.dataEnd + 4, this.#packetAt / 2 ** 32, true)
+    this.machine.run(PROGRAMS.out, this.#contextAt)
   }
 
   /** A frame comes by a device, or leaves by one with a mark. */
   runDevice(way: 'in' | 'away', packet: Uint8Array, mark: number): number {
-    const skb = new DataView(this.context.buffer)
+    const skb = this.fields
     this.context.fill(0)
-    this.packet = new Uint8Array(ETHERNET + packet.length)
+    this.packet = take(ETHERNET + packet.length)
     this.packet.set(packet, ETHERNET)
     this.assigned = false
     skb.setUint32(SKB.length, this.packet.length, true)
     skb.setUint32(SKB.protocol, 0x0008, true)
     skb.setUint32(SKB.mark, mark, true)
-    const result = this.machine.run(way === 'in' ? this.#in : this.#away, this.#contextAt)
+    const result = this.machine.run(PROGRAMS[way], this.#contextAt)
     assert.equal(this.references, 0)
     return result
   }
@@ -218,7 +216,7 @@ class Maps {
 }
 
 function nameOf(key: Uint8Array): string {
-  return key.join()
+  return Buffer.from(key.buffer, key.byteOffset, key.length).toString('latin1')
 }
 
 /** What becomes of a packet of the TCP: its bytes, and whether it needs no proxy. Without bytes it is dropped. */
@@ -306,13 +304,13 @@ export class KernelPath implements FastPath {
   /** What the TCP sends; `sndNxt`: its next sequence number before that. The kernel asks which options it gets. */
   out(packet: Uint8Array, sndNxt: number, srtt = 0): Passed {
     const maps = this.#old ?? this.#maps
-    const view = new DataView(packet.buffer, packet.byteOffset, packet.length)
+    const view = viewOf(packet)
     const ip = ipHeaderLength(view, 0)
     const header = (view.getUint8(ip + TCP.DATA_OFFSET) >> 4) << 2
     const flags = view.getUint8(ip + TCP.FLAGS)
     const payload = packet.length - ip - header
     const context = maps.context
-    const ops = new DataView(context.buffer)
+    const ops = maps.fields
     context.fill(0)
     ops.setUint32(OPS.family, AF_INET, true)
     context.set(packet.subarray(12, 16), OPS.local4)
@@ -323,7 +321,7 @@ export class KernelPath implements FastPath {
     ops.setUint32(OPS.sndNxt, sndNxt, true)
     ops.setUint32(OPS.tcpFlags, flags, true)
     if ((flags & SYN) !== 0) return { packet, passes: false }
-    const socket = [...packet.subarray(12, 20), ...packet.subarray(ip, ip + TCP.SEQ)].join()
+    const socket = nameOf(packet.subarray(12, 20)) + nameOf(packet.subarray(ip, ip + TCP.SEQ))
     if (!this.#asking.has(socket)) {
       // Its socket is established with the first packet that is no SYN.
       ops.setUint32(OPS.op, Op.PASSIVE, true)
@@ -340,11 +338,11 @@ export class KernelPath implements FastPath {
     maps.runOut()
     const reserved = (maps.reserved + 3) & ~3
     if (reserved === 0) return { packet, passes: false }
-    const out = new Uint8Array(packet.length + reserved)
+    const out = take(packet.length + reserved)
     out.set(packet.subarray(0, ip + header))
     out.fill(1, ip + header, ip + header + reserved)
     out.set(packet.subarray(ip + header), ip + header + reserved)
-    const outView = new DataView(out.buffer)
+    const outView = viewOf(out)
     outView.setUint8(ip + TCP.DATA_OFFSET, ((header + reserved) >> 2) << 4)
     maps.packet = out.subarray(ip, ip + header + reserved)
     maps.wroteAt = header
@@ -363,7 +361,7 @@ export class KernelPath implements FastPath {
   }
 
   #send(packet: Uint8Array, ip: number): Passed {
-    const view = new DataView(packet.buffer)
+    const view = viewOf(packet)
     const tuple = {
       ...{ local: packet.subarray(12, 16), localPort: view.getUint16(ip + TCP.SRC_PORT) },
       ...{ remote: packet.subarray(16, 20), remotePort: view.getUint16(ip + TCP.DST_PORT) },
@@ -376,7 +374,7 @@ export class KernelPath implements FastPath {
     const maps = this.#old ?? this.#maps
     if (maps.runDevice('away', packet, MARKS[0]) !== -1) return undefined
     this.counts.away++
-    const out = maps.packet.slice(ETHERNET)
+    const out = maps.packet.subarray(ETHERNET)
     verify(out, 20)
     return out
   }
@@ -384,12 +382,12 @@ export class KernelPath implements FastPath {
   /** What comes by a device; undefined: the program drops it. */
   in(packet: Uint8Array): { readonly packet: Uint8Array; readonly passes: boolean } | undefined {
     const maps = this.#old ?? this.#maps
-    const view = new DataView(packet.buffer, packet.byteOffset, packet.length)
+    const view = viewOf(packet)
     const ip = ipHeaderLength(view, 0)
     const result = maps.runDevice('in', packet, 0)
-    const passes = new DataView(maps.context.buffer).getUint32(SKB.priority, true) === SEEN
+    const passes = maps.fields.getUint32(SKB.priority, true) === SEEN
     if (result !== -1) return undefined
-    const out = maps.packet.slice(ETHERNET)
+    const out = maps.packet.subarray(ETHERNET)
     if (passes) {
       this.counts.in++
       verify(out, ip)
@@ -401,7 +399,7 @@ export class KernelPath implements FastPath {
       const { local, localPort, remote, remotePort } = this.#socket()!
       out.set(remote, 12)
       out.set(local, 16)
-      const outView = new DataView(out.buffer)
+      const outView = viewOf(out)
       outView.setUint16(ip + TCP.SRC_PORT, remotePort)
       outView.setUint16(ip + TCP.DST_PORT, localPort)
       seal(out, ip)
@@ -412,14 +410,14 @@ export class KernelPath implements FastPath {
 
 function verify(packet: Uint8Array, ip: number): void {
   const length = packet.length - ip
-  const view = new DataView(packet.buffer, packet.byteOffset, packet.length)
+  const view = viewOf(packet)
   assert.equal(checksum(view, 0, ip), 0, 'the checksum of the IP header is wrong')
   const sum = checksum(view, ip, length, pseudoSum(view, 0, Protocol.TCP, length))
   assert.equal(sum, 0, 'the checksum is wrong')
 }
 
 export function seal(packet: Uint8Array, ip: number): void {
-  const view = new DataView(packet.buffer, packet.byteOffset, packet.length)
+  const view = viewOf(packet)
   view.setUint16(10, 0)
   view.setUint16(10, checksum(view, 0, ip))
   const length = packet.length - ip

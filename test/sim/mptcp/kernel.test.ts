@@ -7,14 +7,13 @@ import { switchTo } from '../../../src/mptcp/machine/lifecycle.ts'
 import { sendMapped } from '../../../src/mptcp/machine/outgoing.ts'
 import { OptionWriter, type OutSegment, Segment } from '../../../src/mptcp/machine/segment.ts'
 import { dsnAt, offsetOfDsn } from '../../../src/mptcp/machine/sequence.ts'
-import { packetOf } from '../../../src/mptcp/packets.ts'
 import type { Dsn } from '../../../src/mptcp/wire.ts'
 import { extent, stride } from '../../support/extent.ts'
 import { back } from './alone.ts'
 import { seal } from './kernel-path.ts'
 import { eager, finishes, type Kinds, nothingLeft, randomRun } from './kernel-runs.ts'
 import { Pair, type PairInit } from './network.ts'
-import { forge } from './packets.ts'
+import { forge, packetOf } from './packets.ts'
 
 const KERNELS = [['client'], ['server'], ['client', 'server']] as const
 const BOTH = KERNELS[2]
@@ -247,13 +246,10 @@ test('a packet with the mark that finds no connection, or has a mapping of other
     const dsn = { low: dsnAt(connection!.localKey, connection!.sndMax).low }
     const ack = { low: dsnAt(connection!.remoteKey!, connection!.tan).low }
     writer.mptcp({ type: 'dss', dataFin: false, ack, map: { dsn, ssn, length: 10 } })
-    return packetOf(
-      {
-        ...{ to: 'wire', tuple: { ...connection!.tuple, localPort }, seq: 1, ack: 1, flags: 16, window: 1 },
-        ...{ options: writer.finish(), payload: new Uint8Array(10), access: undefined, segmentSize: 1000 },
-      },
-      new Uint8Array(0),
-    ).slice()
+    return packetOf({
+      ...{ to: 'wire', tuple: { ...connection!.tuple, localPort }, seq: 1, ack: 1, flags: 16, window: 1 },
+      ...{ options: writer.finish(), payload: new Uint8Array(10), access: undefined, segmentSize: 1000 },
+    })
   }
   const ssn = (connection!.sndMax + out) >>> 0
   assert.notEqual(client.kernel!.away(packet(ssn)), undefined)
@@ -310,7 +306,7 @@ function lateDataAcks(): NonNullable<PairInit['middlebox']> {
         access: undefined,
         segmentSize: 0xffff,
       }
-      return packetOf(out, packet).slice()
+      return packetOf(out, packet)
     }
     const map = dss.map && { ...dss.map, dsn: { low: dss.map.dsn.low } }
     return [built(old, map, payloadLength), built(short, undefined, 0)]

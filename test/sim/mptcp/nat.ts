@@ -1,7 +1,9 @@
 /** A NAT on a path: it keeps the client's ports as long as it can, and knows nothing of its connections after it was restarted. */
+import { viewOf } from '../../../src/core/bytes.ts'
 import { ipHeaderLength } from '../../../src/core/ip.ts'
 import { TCP } from '../../../src/core/tcp.ts'
 import { seal } from './kernel-path.ts'
+import { take } from './packets.ts'
 
 export class Nat {
   readonly #random: () => number
@@ -38,17 +40,14 @@ export class Nat {
   }
 }
 
-function viewOf(packet: Uint8Array): DataView {
-  return new DataView(packet.buffer, packet.byteOffset, packet.length)
-}
-
 function portAt(packet: Uint8Array, field: number): number {
   const view = viewOf(packet)
   return view.getUint16(ipHeaderLength(view, 0) + field)
 }
 
 function withPort(packet: Uint8Array, field: number, port: number): Uint8Array {
-  const out = packet.slice()
+  const out = take(packet.length)
+  out.set(packet)
   const view = viewOf(out)
   const ip = ipHeaderLength(view, 0)
   view.setUint16(ip + field, port)

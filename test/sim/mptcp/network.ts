@@ -10,10 +10,10 @@ import type { Keeper } from '../../../src/mptcp/machine/record.ts'
 import { type RecordMemory, Records } from '../../../src/mptcp/machine/record.ts'
 import { type OutSegment, payloadLength, Segment, type Tuple } from '../../../src/mptcp/machine/segment.ts'
 import type { AccessInfo, MachineEvent, MptcpInit } from '../../../src/mptcp/machine/types.ts'
-import { packetOf } from '../../../src/mptcp/packets.ts'
 import { InOrder } from './in-order.ts'
 import { KernelPath } from './kernel-path.ts'
 import type { Nat } from './nat.ts'
+import { packetOf } from './packets.ts'
 import { type TcpInit, TcpModel } from './tcp-model.ts'
 import type { Trace } from './trace.ts'
 
@@ -188,7 +188,7 @@ export class Host {
     for (let skip = 0; skip === 0 || skip < length; skip += most) {
       const common = { to: 'wire', tuple, seq, ack, flags, window, options, payload } as const
       const out = packetOf({ ...common, access: undefined, segmentSize: most }, packet, skip, most)
-      this.#pair.wire(out.slice(), this.#name)
+      this.#pair.wire(out, this.#name)
     }
   }
 
@@ -269,7 +269,7 @@ export class Host {
   #send(out: OutSegment, source: Uint8Array): void {
     const length = payloadLength(out)
     for (let skip = 0; skip === 0 || skip < length; skip += out.segmentSize) {
-      const packet = packetOf(out, source, skip, out.segmentSize).slice()
+      const packet = packetOf(out, source, skip, out.segmentSize)
       if (out.to === 'local') this.#pair.toTcp(this.#name, packet)
       else {
         this.inOrder?.sent(packet)
@@ -401,9 +401,9 @@ export class Pair {
     this.#queue.splice(place, 0, { at, work })
   }
 
+  /** Whoever has a packet from here on only reads it: nobody makes a copy. */
   toTcp(name: 'client' | 'server', packet: Uint8Array): void {
-    const copy = packet.slice()
-    this.at(this.now, () => this[name].tcp!.handle(copy, this.now))
+    this.at(this.now, () => this[name].tcp!.handle(packet, this.now))
   }
 
   wire(packet: Uint8Array, from: 'client' | 'server'): void {
@@ -439,9 +439,8 @@ export class Pair {
     line[toServer ? 0 : 1] = turn + packet.length / rate
     const copies = conditions.twice > 0 && this.random() < conditions.twice ? 2 : 1
     for (let i = 0; i < copies; i++) {
-      const copy = packet.slice()
       this.at(turn + conditions.delay + this.random() * conditions.jitter, () => {
-        if (conditions.works) this[toServer ? 'server' : 'client'].in(copy)
+        if (conditions.works) this[toServer ? 'server' : 'client'].in(packet)
       })
     }
   }
@@ -486,6 +485,11 @@ export function addressOf(path: number): Uint8Array {
   return Uint8Array.of(10, path + 1, 0, 2)
 }
 
+interface Flow {
+  readonly isn: number
+  sent: number
+}
+
 /** What a firewall on the path would object to (MP-4): acknowledgements of what did not pass there. */
 class Observer {
   problem = ''
@@ -493,15 +497,20 @@ class Observer {
   overtakes = false
   /** What passes without a proxy has other numbers, and acknowledges FINs that were none on the wire. */
   looksAway = false
-  readonly #flows = new Map<string, { isn: number; sent: number }>()
+  /** By the tuple as the server sees it: what each end sent. */
+  readonly #flows = { up: new Map<string, Flow>(), down: new Map<string, Flow>() }
   readonly #segment = new Segment()
 
   sent(packet: Uint8Array, toServer: boolean): void {
     if (this.looksAway) return
-    const { segment, key } = this.#read(packet, toServer)
-    const flow = this.#flows.get(key)
+    const segment = this.#segment
+    const view = new DataView(packet.buffer, packet.byteOffset, packet.length)
+    segment.read(view, packet, 0, packet.length, !toServer)
+    const { key } = segment
+    const flows = this.#flows[toServer ? 'up' : 'down']
+    const flow = flows.get(key)
     if ((segment.flags & 2) !== 0) {
-      if (flow === undefined || flow.isn !== segment.seq) this.#flows.set(key, { isn: segment.seq, sent: 1 })
+      if (flow === undefined || flow.isn !== segment.seq) flows.set(key, { isn: segment.seq, sent: 1 })
       return
     }
     if (flow === undefined) return
@@ -509,16 +518,10 @@ class Observer {
     const end = from + segment.payloadLength + (segment.flags & 1)
     if (from > flow.sent && !this.overtakes) this.problem ||= `a gap on ${key}: ${from} after ${flow.sent}`
     if (end > from || !this.overtakes) flow.sent = Math.max(flow.sent, end)
-    const back = this.#flows.get(`${segment.key}${toServer ? '<' : '>'}`)
+    const back = this.#flows[toServer ? 'down' : 'up'].get(key)
     if (back !== undefined && (segment.flags & 16) !== 0 && (segment.flags & 4) === 0) {
       const ack = (segment.ack - back.isn) >>> 0
       if (ack > back.sent) this.problem ||= `acknowledges ${ack} on ${key}, where ${back.sent} passed`
     }
-  }
-
-  #read(packet: Uint8Array, toServer: boolean): { segment: Segment; key: string } {
-    const view = new DataView(packet.buffer, packet.byteOffset, packet.length)
-    this.#segment.read(view, packet, 0, packet.length, toServer)
-    return { segment: this.#segment, key: `${this.#segment.key}${toServer ? '>' : '<'}` }
   }
 }

@@ -1,13 +1,15 @@
 /** What a peer gets of what the local TCP sends, and over which subflow: segment by segment (paper §3.3 and §3.4, RFC 8684 §3.1, §3.3). */
+
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { viewOf } from '../../../src/core/bytes.ts'
 import { TcpFlag } from '../../../src/core/tcp.ts'
 import { nodeSha256 } from '../../../src/crypto/sha256.ts'
 import { addAddrHmac, keyOf } from '../../../src/mptcp/machine/keys.ts'
 import { type OutSegment, payloadLength, Segment } from '../../../src/mptcp/machine/segment.ts'
 import { dsnAt } from '../../../src/mptcp/machine/sequence.ts'
-import { packetOf } from '../../../src/mptcp/packets.ts'
 import { CAPABLE, optionsOf } from './alone.ts'
+import { packetOf } from './packets.ts'
 import { dssOf, LOCAL_ISN, Opened, PEER_ISN, PEER_KEY, Served, to } from './served.ts'
 
 const { ACK, FIN, PSH, RST } = TcpFlag
@@ -194,9 +196,9 @@ test('an acknowledgement of the local TCP that is old, or of what never came, sa
 test('MP-46, MP-49: blocks of the local TCP are those of the subflow that brought them, also beside data; the others have none', () => {
   const { served, on } = two()
   const blocks = (out: OutSegment) => {
-    const packet = packetOf({ ...out, payload: undefined }, new Uint8Array(0)).slice()
+    const packet = packetOf({ ...out, payload: undefined })
     const segment = new Segment()
-    segment.read(new DataView(packet.buffer), packet, 0, packet.length, true)
+    segment.read(viewOf(packet), packet, 0, packet.length, true)
     return segment.sack.map((edge) => edge - PEER_ISN)
   }
   served.peer(ACK | PSH, 21, { length: 10, map: [121, 21, 10], dataAck: 1 })

@@ -3,6 +3,7 @@
  * acknowledgements, retransmission by what was sent later and by timer, FIN both ways. Its stream is a function of the offset, so
  * that every byte that arrives is checked where it arrives.
  */
+import { seeded } from '../../../lab/seeded.ts'
 import { TcpFlag } from '../../../src/core/tcp.ts'
 import {
   OptionWriter,
@@ -12,7 +13,7 @@ import {
   tupleKey,
 } from '../../../src/mptcp/machine/segment.ts'
 import { offsetOf, sequenceAt } from '../../../src/mptcp/machine/sequence.ts'
-import { packetOf } from '../../../src/mptcp/packets.ts'
+import { packetOf } from './packets.ts'
 
 const { SYN, ACK, FIN, RST, PSH } = TcpFlag
 const RTO = 200
@@ -28,9 +29,26 @@ interface Sent {
   again: boolean
 }
 
+/** After so many bytes, a prime, a stream repeats itself. */
+const PERIOD = 1_048_573
+const LONGEST = 0xffff
+const streams = new Map<number, Buffer>()
+
+/** The bytes of a stream: a period, and as much more as a packet may have. */
+function bytesOf(stream: number): Buffer {
+  const known = streams.get(stream)
+  if (known !== undefined) return known
+  const bytes = Buffer.alloc(PERIOD + LONGEST)
+  const random = seeded(stream)
+  for (let i = 0; i < PERIOD; i++) bytes[i] = Math.floor(random() * 256)
+  bytes.copyWithin(PERIOD, 0, LONGEST)
+  streams.set(stream, bytes)
+  return bytes
+}
+
 /** The byte of a stream at an offset. */
 export function byteAt(stream: number, offset: number): number {
-  return (Math.imul(offset + 1, 2654435761) >>> 24) ^ (stream & 0xff)
+  return bytesOf(stream)[offset % PERIOD]!
 }
 
 export interface TcpInit {
@@ -59,6 +77,7 @@ export interface TcpInit {
 }
 
 export class TcpModel {
+  readonly key: string
   readonly #init: TcpInit
   readonly #writer = new OptionWriter()
   readonly #segment = new Segment()
@@ -93,6 +112,7 @@ export class TcpModel {
 
   constructor(init: TcpInit) {
     this.#init = init
+    this.key = tupleKey(init.tuple)
     this.#mss = init.mss
   }
 
@@ -111,10 +131,6 @@ export class TcpModel {
 
   get tuple(): Tuple {
     return this.#init.tuple
-  }
-
-  get key(): string {
-    return tupleKey(this.tuple)
   }
 
   get segmentSize(): number {
@@ -145,7 +161,7 @@ export class TcpModel {
         : { seq: ack, ack: 0, flags: RST }
     const reset = { ...numbers, window: 0, options: new Uint8Array(0), payload: undefined }
     const segment: OutSegment = { ...reset, to: 'wire', tuple, access: undefined, segmentSize: 0xffff }
-    this.#init.emit(packetOf(segment, new Uint8Array(0)), 0)
+    this.#init.emit(packetOf(segment), 0)
   }
 
   connect(now: number): void {
@@ -208,7 +224,7 @@ export class TcpModel {
       access: undefined,
       segmentSize: 0xffff,
     }
-    this.#init.emit(packetOf(segment, new Uint8Array(0)), sequenceAt(isn, sndNxt))
+    this.#init.emit(packetOf(segment), sequenceAt(isn, sndNxt))
   }
 
   #ack(flags: number = ACK, offset = this.#next, payload?: Uint8Array, sndNxt: number = this.#next): void {
@@ -344,11 +360,9 @@ export class TcpModel {
       return
     }
     // What it has already it drops, whatever is in there.
-    for (let i = Math.max(0, this.#received - start); i < segment.payloadLength; i++)
-      if (segment.bytes[segment.payloadAt + i] !== byteAt(this.#init.peerStream, start + i)) {
-        this.problem ||= `byte ${start + i} is wrong`
-        break
-      }
+    const known = Math.max(0, this.#received - start)
+    if (known < segment.payloadLength && !this.#agrees(segment, start + known, known))
+      this.problem ||= `bytes from ${start + known} are wrong`
     if ((segment.flags & FIN) !== 0) {
       if (this.#finPeer >= 0 && this.#finPeer !== end) this.problem ||= 'two FINs at different places'
       this.#finPeer = end
@@ -359,6 +373,14 @@ export class TcpModel {
       if (this.#finPeer === this.#received) this.#received++
       this.#ack()
     } else if (end < this.#received) this.#ack() // a probe
+  }
+
+  /** Whether the bytes of a segment from `skip` are those of the peer's stream from `offset`. */
+  #agrees({ bytes, payloadAt, payloadLength }: Segment, offset: number, skip: number): boolean {
+    const from = offset % PERIOD
+    const stream = bytesOf(this.#init.peerStream)
+    const end = payloadAt + payloadLength
+    return stream.compare(bytes, payloadAt + skip, end, from, from + payloadLength - skip) === 0
   }
 
   #merge(): void {
@@ -409,9 +431,8 @@ export class TcpModel {
       this.#ack(ACK | FIN, start)
       return
     }
-    const payload = new Uint8Array(end - start)
-    for (let i = 0; i < payload.length; i++) payload[i] = byteAt(stream, start + i)
-    this.#ack(ACK | PSH, start, payload, sndNxt)
+    const from = start % PERIOD
+    this.#ack(ACK | PSH, start, bytesOf(stream).subarray(from, from + end - start), sndNxt)
   }
 
   #resend(each: Sent, now: number): void {
