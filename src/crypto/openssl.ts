@@ -44,8 +44,11 @@ export interface Aead {
 /** The fastest AEAD this process has. `node` asks for the substitute. */
 export function loadAead(arena: Arena, from: 'best' | 'node' = 'best'): Aead {
   if (from === 'best') {
-    const library = findLibrary()
-    if (library !== undefined) return new OpensslAead(arena, library)
+    if (openssl === undefined) {
+      const library = findLibrary()
+      openssl = library === undefined ? null : functionsOf(library)
+    }
+    if (openssl !== null) return new OpensslAead(arena, openssl)
   }
   return new NodeAead(arena)
 }
@@ -72,6 +75,51 @@ type Init = (context: number, cipher: number, key: number, iv: number, parameter
 type Update = (context: number, out: number, outLength: number, input: number, length: number) => number
 type Final = (context: number, out: number, outLength: number) => number
 
+/** Its functions, and its ciphers by name. */
+interface Openssl {
+  readonly newContext: () => unknown
+  readonly free: (context: number) => void
+  readonly encryptInit: Init
+  readonly decryptInit: Init
+  readonly encryptUpdate: Update
+  readonly decryptUpdate: Update
+  readonly encryptFinal: Final
+  readonly decryptFinal: Final
+  readonly getParameters: (context: number, parameters: number) => number
+  readonly ciphers: Readonly<Record<CipherName, number>>
+}
+
+function functionsOf(library: Library): Openssl {
+  const fetch = library.func('void *EVP_CIPHER_fetch(size_t library, const char *name, size_t properties)')
+  const address = (name: string) => Number(koffi.address(fetch(0, name, 0) as never))
+  return {
+    newContext: library.func('void *EVP_CIPHER_CTX_new()'),
+    free: library.func('void EVP_CIPHER_CTX_free(size_t c)') as never,
+    encryptInit: library.func(
+      'int EVP_EncryptInit_ex2(size_t c, size_t t, size_t k, size_t iv, size_t p)',
+    ) as never,
+    decryptInit: library.func(
+      'int EVP_DecryptInit_ex2(size_t c, size_t t, size_t k, size_t iv, size_t p)',
+    ) as never,
+    encryptUpdate: library.func(
+      'int EVP_EncryptUpdate(size_t c, size_t o, size_t ol, size_t i, int n)',
+    ) as never,
+    decryptUpdate: library.func(
+      'int EVP_DecryptUpdate(size_t c, size_t o, size_t ol, size_t i, int n)',
+    ) as never,
+    encryptFinal: library.func('int EVP_EncryptFinal_ex(size_t c, size_t o, size_t ol)') as never,
+    decryptFinal: library.func('int EVP_DecryptFinal_ex(size_t c, size_t o, size_t ol)') as never,
+    getParameters: library.func('int EVP_CIPHER_CTX_get_params(size_t c, size_t p)') as never,
+    ciphers: {
+      'aes-256-gcm': address('AES-256-GCM'),
+      'chacha20-poly1305': address('ChaCha20-Poly1305'),
+    },
+  }
+}
+
+/** Declared once a thread, for all arenas. Null: there is no library. */
+let openssl: Openssl | null | undefined
+
 class OpensslAead implements Aead {
   readonly slow = false
   readonly #view: DataView
@@ -83,7 +131,7 @@ class OpensslAead implements Aead {
   readonly #lengthAddress: number
   readonly #zeroAddress: number
   readonly #finalAddress: number
-  readonly #ciphers: Record<CipherName, number>
+  readonly #ciphers: Readonly<Record<CipherName, number>>
   readonly #newContext: () => unknown
   readonly #free: (context: number) => void
   readonly #encryptInit: Init
@@ -97,7 +145,7 @@ class OpensslAead implements Aead {
   readonly #tagParameter: number
   readonly #tagPointer: number
 
-  constructor(arena: Arena, library: Library) {
+  constructor(arena: Arena, openssl: Openssl) {
     this.#view = arena.view
     this.#u8 = arena.u8
     this.#base = arena.base
@@ -107,23 +155,16 @@ class OpensslAead implements Aead {
     this.#lengthAddress = arena.base + this.#scratch
     this.#finalAddress = arena.base + this.#scratch + 16
     this.#zeroAddress = arena.base + arena.reserve(256)
-    this.#newContext = library.func('void *EVP_CIPHER_CTX_new()')
-    this.#free = library.func('void EVP_CIPHER_CTX_free(size_t c)') as never
-    this.#encryptInit = library.func(
-      'int EVP_EncryptInit_ex2(size_t c, size_t t, size_t k, size_t iv, size_t p)',
-    ) as never
-    this.#decryptInit = library.func(
-      'int EVP_DecryptInit_ex2(size_t c, size_t t, size_t k, size_t iv, size_t p)',
-    ) as never
-    this.#encryptUpdate = library.func(
-      'int EVP_EncryptUpdate(size_t c, size_t o, size_t ol, size_t i, int n)',
-    ) as never
-    this.#decryptUpdate = library.func(
-      'int EVP_DecryptUpdate(size_t c, size_t o, size_t ol, size_t i, int n)',
-    ) as never
-    this.#encryptFinal = library.func('int EVP_EncryptFinal_ex(size_t c, size_t o, size_t ol)') as never
-    this.#decryptFinal = library.func('int EVP_DecryptFinal_ex(size_t c, size_t o, size_t ol)') as never
-    this.#getParameters = library.func('int EVP_CIPHER_CTX_get_params(size_t c, size_t p)') as never
+    this.#newContext = openssl.newContext
+    this.#free = openssl.free
+    this.#encryptInit = openssl.encryptInit
+    this.#decryptInit = openssl.decryptInit
+    this.#encryptUpdate = openssl.encryptUpdate
+    this.#decryptUpdate = openssl.decryptUpdate
+    this.#encryptFinal = openssl.encryptFinal
+    this.#decryptFinal = openssl.decryptFinal
+    this.#getParameters = openssl.getParameters
+    this.#ciphers = openssl.ciphers
     const parameter = arena.reserve(2 * PARAM_SIZE)
     const name = arena.reserve(8)
     arena.u8.set([0x74, 0x61, 0x67, 0], name)
@@ -132,12 +173,6 @@ class OpensslAead implements Aead {
     this.#view.setBigUint64(parameter + 24, BigInt(TAG_SIZE), true)
     this.#tagParameter = arena.base + parameter
     this.#tagPointer = parameter + 16
-    const fetch = library.func('void *EVP_CIPHER_fetch(size_t library, const char *name, size_t properties)')
-    const address = (name: string) => Number(koffi.address(fetch(0, name, 0) as never))
-    this.#ciphers = {
-      'aes-256-gcm': address('AES-256-GCM'),
-      'chacha20-poly1305': address('ChaCha20-Poly1305'),
-    }
   }
 
   newContext(cipher: CipherName, direction: 'seal' | 'open', key: Uint8Array): number {

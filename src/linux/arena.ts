@@ -36,13 +36,13 @@ export class Arena {
   /** Released areas by length. */
   readonly #released = new Map<number, number[]>()
 
-  /** Maps `size` bytes, zeroed, never unmapped. Large arenas ask for huge pages: fewer TLB misses per packet. */
-  constructor(size: number) {
+  /** Maps `size` bytes, zeroed, never unmapped. Large arenas ask for huge pages: fewer TLB misses per packet, but memory that nothing uses. */
+  constructor(size: number, hugePages = size >= HUGE_PAGE) {
     let pointer = mmap(0, size, PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS | MAP_32BIT, -1, 0)
     if (!mapped(pointer)) pointer = mmap(0, size, PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS, -1, 0)
     if (!mapped(pointer)) throw new KernelError(`mmap ${size} bytes`, errno())
     this.base = Number(koffi.address(pointer as never))
-    if (size >= HUGE_PAGE) madvise(this.base, size, MADV_HUGEPAGE)
+    if (hugePages) madvise(this.base, size, MADV_HUGEPAGE)
     this.size = size
     this.buffer = koffi.view(pointer as never, size) as ArrayBuffer
     this.u8 = new Uint8Array(this.buffer)

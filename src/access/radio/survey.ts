@@ -82,14 +82,17 @@ export class Survey {
   /** The best point; undefined when none was found recently, or none is strong enough. `taken`: used by another radio. */
   best(taken: (point: string) => boolean, now: number, except?: string): Found | undefined {
     if (now - this.#scannedAt > SCAN_FRESH_MS) return undefined
-    let best: Found | undefined
+    let best: Heard | undefined
+    let most = Number.NEGATIVE_INFINITY
     for (const point of this.#points) {
       if (point.id === except) continue
       const dbm = this.#expected(point, now)
       const worth = dbm - this.#against(point.id, now) - (taken(point.id) ? SHARED_DB : 0)
-      if (dbm >= FAINTEST_DBM && (best === undefined || worth > best.worth)) best = { ...point, worth }
+      if (dbm < FAINTEST_DBM || worth <= most) continue
+      best = point
+      most = worth
     }
-    return best
+    return best && { ...best, worth: most }
   }
 
   /** Strength of a point when the radio would be there: what it was at the scan, and where it was going. */

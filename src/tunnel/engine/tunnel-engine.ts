@@ -122,8 +122,11 @@ export class TunnelEngine<
     this.clock = surroundings?.clock ?? new RealClock()
     this.openUdp = surroundings?.openUdp ?? openUdp
     this.#random = surroundings?.random ?? realRandom
-    this.arena = new Arena(Datapath.arenaBytes(init.ringBytes, init.reorderPackets) + (1 << 20))
-    if (init.rehearsal !== undefined) this.#rehearse(init.rehearsal, init.setup)
+    // Simulations have many engines for few packets.
+    const simulated = surroundings !== undefined
+    const size = Datapath.arenaBytes(init.ringBytes, init.reorderPackets) + (1 << 20)
+    this.arena = simulated ? new Arena(size, false) : new Arena(size)
+    if (init.rehearsal !== undefined && !simulated) this.#rehearse(init.rehearsal, init.setup)
     const tun = (surroundings?.openTun ?? init.source)(this.arena)
     const { setup } = init
     let machine: TunnelMachine | undefined

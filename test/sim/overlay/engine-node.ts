@@ -30,6 +30,7 @@ export class EngineNode implements SimParticipant {
   /** Numbers of the datagrams that have arrived, each once, and how often one came again. */
   readonly received = new Set<number>()
   duplicates = 0
+  address: Uint8Array | undefined
   /** Called with each packet that the host gets. */
   onPacket: ((packet: Uint8Array) => void) | undefined
   /** How far its clock is ahead of the others' (ms). */
@@ -80,6 +81,7 @@ export class EngineNode implements SimParticipant {
   /** What the daemon does at once. */
   #hear(event: NodeEvent): void {
     this.events.push(event)
+    if (event.type === 'registered') this.address = event.v4
     if (event.type !== 'directed') return
     this.#net.after(this.routesAfterMs, () => {
       if (this.#net.nodes.includes(this)) this.do({ type: 'routed', name: event.peer.name })
@@ -131,10 +133,6 @@ export class EngineNode implements SimParticipant {
 
   of<T extends NodeEvent['type']>(type: T): Extract<NodeEvent, { type: T }>[] {
     return this.events.filter((event) => event.type === type) as Extract<NodeEvent, { type: T }>[]
-  }
-
-  get address(): Uint8Array | undefined {
-    return this.of('registered').at(-1)?.v4
   }
 
   /** The way that packets to the only peer take. */

@@ -24,6 +24,10 @@ export function at(text: string): Endpoint {
   return { address: address.value, port: Number(port) }
 }
 
+function hostOf(endpoint: string): string {
+  return endpoint.slice(0, endpoint.lastIndexOf(':'))
+}
+
 /** How a NAT maps and filters (RFC 4787). `symmetric` draws its ports, `counting` counts them up. */
 export type NatKind = 'port-restricted' | 'full-cone' | 'symmetric' | 'counting'
 
@@ -268,6 +272,8 @@ export class Network {
   serverFilter: (from: string, to: string, bytes: Uint8Array) => boolean = () => true
   sentBytes = new Map<string, number>()
   #seed: number
+  /** Endpoints by their text. */
+  readonly #parsed = new Map<string, Endpoint>()
   #queue: { at: number; run: () => void }[] = []
 
   constructor(seed = 1, build?: (parts: SimServerParts) => SimServer) {
@@ -334,10 +340,21 @@ export class Network {
   deliver(source: string, to: Endpoint, bytes: Uint8Array, within?: Nat): void {
     const target = text(to)
     const copy = bytes.slice()
-    const [a, b] = [source, target].map((each) => each.replace(/:\d+$/, ''))
-    const more = [`${a} ${b}`, `${b} ${a}`, `${a} *`, `${b} *`].find((key) => this.far.has(key))
-    const delay = this.delay + (more === undefined ? 0 : this.far.get(more)!)
+    const delay = this.delay + this.#beyond(source, target)
     this.#queue.push({ at: this.now + delay, run: () => this.#arrive(source, target, copy, within) })
+  }
+
+  #beyond(source: string, target: string): number {
+    if (this.far.size === 0) return 0
+    const [a, b] = [hostOf(source), hostOf(target)]
+    const { far } = this
+    return far.get(`${a} ${b}`) ?? far.get(`${b} ${a}`) ?? far.get(`${a} *`) ?? far.get(`${b} *`) ?? 0
+  }
+
+  #parse(text: string): Endpoint {
+    const found = this.#parsed.get(text) ?? at(text)
+    this.#parsed.set(text, found)
+    return found
   }
 
   /** Does it `ms` from now. */
@@ -346,29 +363,26 @@ export class Network {
   }
 
   #arrive(source: string, target: string, bytes: Uint8Array, within: Nat | undefined): void {
-    const from = at(source)
-    const [, host, port] = /^(.*):(\d+)$/.exec(target)!
-    const other = this.hosts.get(host!)
+    const from = this.#parse(source)
+    const address = hostOf(target)
+    const port = Number(target.slice(address.length + 1))
+    const other = this.hosts.get(address)
     if (other !== undefined) {
-      if (!other.down) other.receive(Number(port), bytes, from)
+      if (!other.down) other.receive(port, bytes, from)
       return
     }
     for (const site of this.sites) {
-      if (![site.host, site.relayHost].includes(host!)) continue
-      const isCoordinator = host === site.host
+      if (address !== site.host && address !== site.relayHost) continue
+      const isCoordinator = address === site.host
       if (isCoordinator ? this.serverDown : this.relayDown) return
-      site.servers.receive(isCoordinator ? 0 : Number(port) - 7000, bytes, from)
+      site.servers.receive(isCoordinator ? 0 : port - 7000, bytes, from)
       return
     }
     for (const node of this.nodes)
       for (const socket of node.sockets) {
+        if (socket.nat !== within && (within !== undefined || socket.nat!.outside !== address)) continue
         const own = `${socket.address}:${socket.port}`
-        const reached =
-          within !== undefined
-            ? socket.nat === within && own === target
-            : socket.nat === undefined
-              ? own === target
-              : socket.nat.outside === host && socket.nat.in(source, Number(port)) === own
+        const reached = socket.nat === within ? own === target : socket.nat!.in(source, port) === own
         if (!reached || socket.down) continue
         const made = { ...from, address: Uint8Array.of(...NAT64, ...from.address) }
         node.receive(bytes, socket.translates === true ? made : from, socket.socket)
