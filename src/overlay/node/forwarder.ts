@@ -66,6 +66,9 @@ export class OverlayForwarder implements Forwarder {
       (address) => this.#peers.lookup(address, 0, address.length === 4 ? 4 : 6) !== undefined,
     )
     if (!isRouted) this.heldPeers.add(index)
+    // Addresses that its name had before lead nowhere: what waits for them would ask for it without end.
+    const before = this.#dormant.findIndex(({ name }) => name === peer.name)
+    if (before >= 0) this.#peers.removeValue(-1 - before)
     for (const address of addressesOf(peer)) this.#peers.insert(whole(address), index)
     this.#slots[index] = Verdict.PARK
     this.#left[index] = Number.POSITIVE_INFINITY

@@ -116,6 +116,8 @@ export interface NodeComponents {
 
 /** Time limit for resolving a name (ms). */
 const RESOLVE_MS = 12_000
+/** The name of a known peer may be another node's by now, at other addresses: an answer waits so long for the coordinator's (ms). */
+const KNOWN_MS = 250
 /** Steps of the conversation that are kept for `trace`. */
 const MAX_STEPS = 2_000
 const RESOLVE = z.strictObject({ name: z.string().min(1).max(253) })
@@ -308,10 +310,16 @@ export class NodeService implements Mechanism {
     const own = this.#own()
     if (own !== undefined && name === own.name) return own
     const known = this.#known.get(name)
-    if (known === undefined) return this.#ask(name)
-    // Its addresses never change: the answer need not wait for the tunnel. One question for it is under way at a time.
-    if (!this.#waiting.has(name)) this.#ask(name).catch(() => {})
-    return known
+    const asked = this.#ask(name)
+    if (known === undefined) return asked
+    return new Promise((resolve) => {
+      const timer = setTimeout(() => resolve(known), KNOWN_MS)
+      const answer = (peer: NodePeer | undefined) => {
+        clearTimeout(timer)
+        resolve(peer)
+      }
+      asked.then(answer, () => answer(known))
+    })
   }
 
   /** The peer with the addresses that programs of this machine can use: both ends need one of the family. */

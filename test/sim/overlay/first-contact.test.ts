@@ -5,6 +5,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { MachineServers } from '../../support/overlay-servers.ts'
+import { udpPacket } from '../../support/udp-packet.ts'
 import { EngineNode } from './engine-node.ts'
 import { at as endpoint, Nat, type NatKind, Network } from './network.ts'
 
@@ -423,4 +424,20 @@ test('NT-40: first contact where every tenth datagram is lost: half a second mor
   assert.ok(times[29]! <= 6 * TRIP + EVERY, `${times[29]} ms`)
   assert.ok(times[56]! <= 6 * TRIP + 500, `${times[56]} ms`)
   assert.ok(times[59]! <= 6 * TRIP + 1_000, `${times[59]} ms`)
+})
+
+test('issue 13: a name has other addresses than in an earlier run: packets for those before do not ask for it without end, and it is reached', () => {
+  const { net, alice, bob } = world(['port-restricted', 'port-restricted'], [1, 2])
+  const before = endpoint('100.96.200.1:9000')
+  const v6 = new Uint8Array(16).fill(0xfd)
+  alice.do({ type: 'known', peers: [{ name: bob.name, v6, v4: before.address }] })
+  alice.inject(udpPacket({ address: alice.address!, port: 9000 }, before, new Uint8Array(4)))
+  net.run(10_000)
+  const asked = alice
+    .of('steps')
+    .flatMap(({ steps }) => steps.filter(({ what }) => what === 'DIRECTION_REQUEST'))
+  assert.ok(asked.length <= 2, `${asked.length} requests`)
+  alice.send(bob, 1)
+  net.run(1_000)
+  assert.deepEqual([...bob.received], [1])
 })

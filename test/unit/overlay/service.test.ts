@@ -29,6 +29,7 @@ import type { NodeEvent, NodePeer } from '../../../src/overlay/node/protocol.ts'
 import { ResolvConf } from '../../../src/overlay/node/resolv-conf.ts'
 import { type NodeComponents, type NodeInit, NodeService } from '../../../src/overlay/node/service.ts'
 import { leaseCodec } from '../../../src/overlay/wire/lease.ts'
+import { Status } from '../../../src/overlay/wire/message.ts'
 import type { EngineWorkerEvents } from '../../../src/tunnel/engine/worker.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'godwit-service-'))
@@ -46,6 +47,7 @@ function bed(known: readonly NodePeer[] = [], path = join(folder, 'resolv.conf')
   let routed = 0
   let kept: readonly NodePeer[] = []
   let onEngineStop = nothing
+  let find: (name: string) => Promise<NodePeer | undefined> = async () => undefined
   const recorder = { log: nothing, handover: nothing, decision: nothing }
   const parts = {
     monitor: {
@@ -62,11 +64,13 @@ function bed(known: readonly NodePeer[] = [], path = join(folder, 'resolv.conf')
         routed = addresses.length
       },
     },
-    localNames: ({ lookup }: { lookup: () => Promise<NodePeer | undefined> }) =>
-      new NodeNames({ lookup, servers: {}, system: { giveBack: nothing }, file, recorder } as never, {
+    localNames: ({ lookup }: { lookup: typeof find }) => {
+      find = lookup
+      return new NodeNames({ lookup, servers: {}, system: { giveBack: nothing }, file, recorder } as never, {
         keeper: 'file',
         zones: ['test.example'],
-      }),
+      })
+    },
     protect: () => nothing,
     recorder,
     wall: () => 0,
@@ -93,6 +97,7 @@ function bed(known: readonly NodePeer[] = [], path = join(folder, 'resolv.conf')
     service,
     file,
     whenEngineStops,
+    lookup: (name: string) => find(name),
     hear: (event: NodeEvent) => hear(event),
     at: () => ({ routed, kept }),
   }
@@ -111,6 +116,22 @@ test('issue 8: of peers without end a node remembers, routes and stores 1,024, t
     [kept[0]!.name, kept[1]!.name, kept.at(-1)!.name],
     ['n2000.test.example', 'n976.test.example', 'n978.test.example'],
   )
+  await service.stop()
+})
+
+test('issue 13: a name that has other addresses than in an earlier run: the first question gets the new ones, if the coordinator answers soon', async () => {
+  const old = peer(1)
+  const { service, hear, lookup } = bed([old])
+  await service.start()
+  const { name } = old
+  assert.deepEqual(await lookup(name), old, 'nobody answers')
+  const asked = lookup(name)
+  const fresh = { name, v6: new Uint8Array(16).fill(9) }
+  hear({ type: 'directed', peer: fresh, asked: true })
+  assert.deepEqual(await asked, fresh)
+  const again = lookup(name)
+  hear({ type: 'refused', name, reason: 'there is no node of this name', status: Status.UNKNOWN_NAME })
+  assert.equal(await again, undefined)
   await service.stop()
 })
 
