@@ -4,8 +4,9 @@
  * then TCP has backed off its retransmission timer, and would otherwise stay silent for as long again as the outage lasted. What is older than
  * FRESH_MS is let go, but the newest of each flow.
  *
- * Fixed places in packet memory. When all are taken the oldest packet gives way of those whose flow has another, so that few flows
- * do not take the last packet of many. Of a TCP super-packet the first segments are kept, as many as fit: the receiver needs those first.
+ * Fixed places in packet memory. When all are taken one of the peer with the most packets gives way: the oldest of those whose flow has
+ * another, so that neither one peer nor few flows take the last packet of many. Of a TCP super-packet the first segments are kept, as many as
+ * fit: the receiver needs those first.
  */
 import {
   addressLength,
@@ -41,8 +42,9 @@ export class Parking {
   /** Places in use, the oldest packet first. */
   readonly #order: number[] = []
   readonly #free: number[] = []
-  /** Packets of each flow. */
+  /** Packets of each flow, and of each peer. */
   readonly #counts = new Map<number, number>()
+  readonly #ofPeer = new Map<number, number>()
 
   constructor(arena: Arena, places = PLACES) {
     this.#view = arena.view
@@ -71,7 +73,8 @@ export class Parking {
     const flow = this.#hash(at + VNET_HEADER, kept - VNET_HEADER)
     const place = this.#placeFor(flow, this.#isTcp(at + VNET_HEADER, kept - VNET_HEADER) ? 1 : MOST_OF_FLOW)
     this.#order.push(place)
-    this.#counts.set(flow, (this.#counts.get(flow) ?? 0) + 1)
+    count(this.#counts, flow, 1)
+    count(this.#ofPeer, peer, 1)
     this.#flow[place] = flow
     this.#since[place] = since
     this.#peer[place] = peer
@@ -115,14 +118,17 @@ export class Parking {
     }
   }
 
-  /** A place for a packet of this flow, which may have `most`. */
-  #placeFor(flow: number, most: number): number {
-    if ((this.#counts.get(flow) ?? 0) >= most)
+  /** A place for a packet of this flow, which may have `atMost`. */
+  #placeFor(flow: number, atMost: number): number {
+    if ((this.#counts.get(flow) ?? 0) >= atMost)
       return this.#remove(this.#order.findIndex((place) => this.#flow[place] === flow))
     const free = this.#free.pop()
     if (free !== undefined) return free
+    const most = Math.max(...this.#ofPeer.values())
+    const isOfMost = (place: number) => this.#ofPeer.get(this.#peer[place]!) === most
     const isShared = this.#counts.size < this.#order.length
-    return this.#remove(isShared ? this.#order.findIndex((_, i) => this.#hasNewer(i)) : 0)
+    const shared = isShared ? this.#order.findIndex((place, i) => isOfMost(place) && this.#hasNewer(i)) : -1
+    return this.#remove(shared >= 0 ? shared : this.#order.findIndex(isOfMost))
   }
 
   /** Whether the flow of this packet has a newer one: it has several, and the oldest is met first. */
@@ -132,10 +138,8 @@ export class Parking {
 
   #remove(i: number): number {
     const place = this.#order.splice(i, 1)[0]!
-    const flow = this.#flow[place]!
-    const left = this.#counts.get(flow)! - 1
-    if (left === 0) this.#counts.delete(flow)
-    else this.#counts.set(flow, left)
+    count(this.#counts, this.#flow[place]!, -1)
+    count(this.#ofPeer, this.#peer[place]!, -1)
     return place
   }
 
@@ -171,6 +175,12 @@ export class Parking {
     if (ports && !isFragment(transport) && offset + 4 <= length) h = mix(h, view.getUint32(packet + offset))
     return h >>> 0
   }
+}
+
+function count(counts: Map<number, number>, key: number, more: 1 | -1): void {
+  const n = (counts.get(key) ?? 0) + more
+  if (n === 0) counts.delete(key)
+  else counts.set(key, n)
 }
 
 function mix(h: number, word: number): number {
