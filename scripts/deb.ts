@@ -97,7 +97,7 @@ export function buildPackage(root: string, to: string): string {
       mkdirSync(dirname(file), { recursive: true })
       writeFileSync(file, content, { mode })
     }
-    installProgram(root, join(stage, HOME))
+    installProgram(root, join(stage, HOME), manifest.files)
     mkdirSync(join(stage, 'usr/bin'), { recursive: true })
     symlinkSync('../lib/godwit/bin/godwit', join(stage, 'usr/bin/godwit'))
     for (const name of readdirSync(join(root, 'examples/systemd')).filter((each) =>
@@ -134,13 +134,11 @@ export function buildPackage(root: string, to: string): string {
 }
 
 /** What npm would install, with the dependencies that run beside it. */
-function installProgram(root: string, home: string): void {
+function installProgram(root: string, home: string, files: readonly string[]): void {
   mkdirSync(home, { recursive: true })
-  for (const name of ['package.json', 'package-lock.json', 'bin', 'dist/src', 'dist/lab', 'dist/bench'])
-    cpSync(join(root, name), join(home, name), {
-      recursive: true,
-      filter: (path) => !/\.(map|d\.ts)$/.test(path),
-    })
+  const program = files.filter((name) => /^(bin|dist)\b/.test(name) && !name.endsWith('.d.ts'))
+  for (const name of ['package.json', 'package-lock.json', ...program])
+    cpSync(join(root, name), join(home, name), { recursive: true })
   const options = [
     '--omit=dev',
     '--omit=peer',
@@ -175,6 +173,8 @@ Files: *
 Copyright: 2026 The godwit authors
 License: Apache-2.0
  On Debian systems the whole text is in /usr/share/common-licenses/Apache-2.0.
+Comment:
+ Packages that are part of the program have their own licenses: /usr/lib/godwit/dist/bundle/LICENSES.
 `
 }
 

@@ -70,7 +70,8 @@ setup_build() {
   rm -rf "$1/dist.new" "$1/dist.old"
   mkdir "$1/dist.new"
   : >"$1/dist.new/.built"
-  if ! (cd "$1" && node node_modules/typescript/bin/tsc -p tsconfig.json --outDir dist.new >&2); then
+  if ! (cd "$1" && node node_modules/typescript/bin/tsc -p tsconfig.json --outDir dist.new >&2 &&
+    node dist.new/scripts/bundle.js >&2); then
     echo "godwit: the build failed" >&2
     exit 1
   fi

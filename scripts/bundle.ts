@@ -1,0 +1,84 @@
+/**
+ * The last step of a build: what starts a process or a thread comes in few files (ADR 0462). Node.js spends about 0.6 ms on each
+ * module that it finds, reads and links. Each entry, a file that `files` of package.json names, is bundled into `dist/bundle`
+ * with all that it imports but koffi; in the place of what tsc made of it comes a line that loads the bundle. The other files of
+ * `dist` stay modules, for tests.
+ */
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { dirname, join, relative, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { build, type Plugin } from 'esbuild'
+
+interface Manifest {
+  readonly files: readonly string[]
+  readonly dependencies: Readonly<Record<string, string>>
+  readonly peerDependencies: Readonly<Record<string, string>>
+}
+
+/** Also `dist.new`, while it is made. */
+const dist = resolve(dirname(fileURLToPath(import.meta.url)), '..')
+const root = resolve(dist, '..')
+const bundle = join(dist, 'bundle')
+
+/** Without `dist/` and `.js`. */
+export function entriesOf(files: readonly string[]): string[] {
+  return files.flatMap((name) => /^dist\/(.*)\.js$/.exec(name)?.[1] ?? [])
+}
+
+/**
+ * `import.meta.url` stays that of the file that tsc makes, wherever the code gets: it leads to other entries, and to package.json.
+ */
+const places: Plugin = {
+  name: 'places',
+  setup({ onLoad }) {
+    onLoad({ filter: /\.ts$/ }, ({ path }) => {
+      const place = relative(bundle, join(dist, relative(root, path))).replace(/ts$/, 'js')
+      const url = `new URL('${place}', import.meta.url).href`
+      return { loader: 'ts', contents: readFileSync(path, 'utf8').replaceAll('import.meta.url', url) }
+    })
+  },
+}
+
+async function bundleEntries({ files, dependencies, peerDependencies }: Manifest): Promise<void> {
+  const entries = entriesOf(files)
+  const outOf = (entry: string) => entry.replaceAll('/', '-')
+  const { metafile } = await build({
+    absWorkingDir: root,
+    entryPoints: entries.map((entry) => ({ in: `${entry}.ts`, out: outOf(entry) })),
+    outdir: bundle,
+    bundle: true,
+    splitting: true,
+    format: 'esm',
+    platform: 'node',
+    target: 'node20',
+    external: Object.keys({ ...dependencies, ...peerDependencies }),
+    // For packages that are CommonJS; their licenses are in one file.
+    banner: {
+      js: "import { createRequire as requireOf } from 'node:module'; const require = requireOf(import.meta.url)",
+    },
+    legalComments: 'none',
+    metafile: true,
+    plugins: [places],
+    logLevel: 'warning',
+  })
+  const packages = new Set<string>()
+  for (const input of Object.keys(metafile.inputs)) {
+    const name = /^node_modules\/((?:@[^/]+\/)?[^/]+)\//.exec(input)?.[1]
+    if (name !== undefined) packages.add(name)
+  }
+  writeFileSync(join(bundle, 'LICENSES'), [...packages].sort().map(license).join('\n\n'))
+  for (const entry of entries) {
+    const file = join(dist, `${entry}.js`)
+    writeFileSync(file, `export * from '${relative(dirname(file), join(bundle, outOf(entry)))}.js'\n`)
+  }
+}
+
+function license(name: string): string {
+  const folder = join(root, 'node_modules', name)
+  const file = ['LICENSE', 'LICENSE.md', 'LICENSE.txt'].map((each) => join(folder, each)).find(existsSync)
+  if (file === undefined) throw new Error(`${name} has no license file`)
+  return `${name}\n${'='.repeat(name.length)}\n\n${readFileSync(file, 'utf8').trim()}\n`
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url))
+  await bundleEntries(JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as Manifest)

@@ -1,0 +1,75 @@
+/** The bundle (scripts/bundle.ts): it has every entry, and is all that a command needs of godwit and of the packages for development. */
+import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join, resolve } from 'node:path'
+import { after, test } from 'node:test'
+import { entriesOf } from '../../../scripts/bundle.ts'
+
+const root = resolve(import.meta.dirname, '../../../..')
+const folder = mkdtempSync(join(tmpdir(), 'godwit-bundle-'))
+after(() => rmSync(folder, { recursive: true }))
+
+const { files, dependencies } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as {
+  readonly files: readonly string[]
+  readonly dependencies: Record<string, string>
+}
+
+/** Files of a folder that its other files do not import. */
+function programsOf(path: string): string[] {
+  const sources = readdirSync(join(root, path)).map((name) => ({
+    name: name.replace(/\.ts$/, ''),
+    text: readFileSync(join(root, path, name), 'utf8'),
+  }))
+  return sources
+    .filter(({ name }) => !sources.some(({ text }) => text.includes(`from './${name}.ts'`)))
+    .map(({ name }) => `${path}/${name}`)
+}
+
+test('files in package.json name every file that starts a process or a thread', () => {
+  const started = new Set(['src/index', ...programsOf('lab/programs'), ...programsOf('bench/programs')])
+  for (const part of ['src', 'lab', 'bench']) {
+    for (const name of readdirSync(join(root, part), { recursive: true, encoding: 'utf8' })) {
+      if (!name.endsWith('.ts')) continue
+      const source = join(part, name)
+      const text = readFileSync(join(root, source), 'utf8')
+      for (const [, path] of text.matchAll(/new URL\(['`](\.[^'`$]*)\.js['`], import\.meta\.url\)/g))
+        started.add(join(dirname(source), path!))
+    }
+  }
+  assert.ok(started.has('src/cli/main') && started.has('src/anchoring/worker'), [...started].join(' '))
+  assert.deepEqual(entriesOf(files).sort(), [...started].sort())
+  for (const entry of started)
+    assert.match(readFileSync(join(root, `dist/${entry}.js`), 'utf8'), /^export \* from '\S+'\n$/, entry)
+})
+
+test('commands work with what the package contains and its dependencies alone', () => {
+  for (const name of ['package.json', ...files.filter((each) => /^(bin|dist)\b/.test(each))])
+    cpSync(join(root, name), join(folder, name), { recursive: true })
+  cpSync(join(root, 'node_modules/@koromix'), join(folder, 'node_modules/@koromix'), { recursive: true })
+  for (const name of Object.keys(dependencies))
+    symlinkSync(join(root, 'node_modules', name), join(folder, 'node_modules', name))
+  const state = join(folder, 'state')
+  const call = (line: string): string => {
+    const args = [...line.split(' '), '--state', state]
+    const result = spawnSync(join(folder, 'bin/godwit'), args, { encoding: 'utf8' })
+    assert.equal(result.status, 0, `${line}: ${result.stderr}`)
+    return result.stdout
+  }
+  call('anchor init --endpoint 192.0.2.1:51820')
+  assert.match(call('config check'), /anchor/)
+  assert.match(call('anchor invite phone --wg --qr'), /[█▀▄]/)
+  const run = (...args: string[]) =>
+    spawnSync(join(folder, 'bin/godwit'), args, { encoding: 'utf8' }).stdout.trim()
+  const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { version: string }
+  assert.equal(run('--version'), version)
+  assert.match(run('lab', 'list'), /upmt-swap/)
+  assert.match(run('bench', '--help'), /^Usage: godwit bench/)
+})
+
+test('the licenses of what is bundled come with it', () => {
+  const text = readFileSync(join(root, 'dist/bundle/LICENSES'), 'utf8')
+  for (const name of ['commander', 'dns-packet', 'qr', 'toml-eslint-parser', 'ws', 'zod', '@noble/hashes'])
+    assert.match(text, new RegExp(`^${name}\n=+\n`, 'm'))
+})
