@@ -1,7 +1,7 @@
 /**
- * Runs programs that src/linux/ebpf.ts assembles, without a kernel: the instructions that the programs of the kernel path use, no more. Memory is in regions; an address has
- * the number of its region in its upper half, so that each access is checked as the kernel's verifier would (it throws). A
- * run is never interrupted.
+ * Runs programs that src/linux/ebpf.ts assembles, without a kernel: the instructions that those of the kernel path use, no more. Memory
+ * is in regions; an address has the number of its region in its upper half, so that each access is checked as the kernel's verifier
+ * would (it throws). A run is never interrupted.
  */
 
 const STACK = 512

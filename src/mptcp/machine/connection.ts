@@ -140,6 +140,8 @@ export class Connection {
   /** Of a local TCP without SACK. */
   room: Room | undefined
   finLocal = -1
+  /** Where a FIN of the local TCP lies whose bytes before it have not all come. */
+  finAhead = -1
   finRemote = -1
   subflows: Subflow[] = []
   nextSubflow = 0

@@ -30,8 +30,20 @@ export function randomWord(connection: Connection): number {
 /** How long to wait for an answer, doubled for each try. */
 export function retryAfter(connection: Connection, tries: number): number {
   const rtt = Math.max(...connection.subflows.map(({ srtt }) => (Number.isNaN(srtt) ? 0 : srtt)), 0)
-  const first = rtt === 0 ? FIRST_RETRY : Math.max(LEAST_RETRY, 3 * rtt)
+  return retryWait(rtt, tries)
+}
+
+/** `roundTrip`: 0 while it is not known. */
+function retryWait(roundTrip: number, tries: number): number {
+  const first = roundTrip === 0 ? FIRST_RETRY : Math.max(LEAST_RETRY, 3 * roundTrip)
   return Math.min(LONGEST_RETRY, first * 2 ** tries)
+}
+
+/** After how long (ms) a packet that nobody answers is given up. */
+export function patience(roundTrip: number): number {
+  let sum = 0
+  for (let tries = 0; tries <= TRIES; tries++) sum += retryWait(roundTrip, tries)
+  return sum
 }
 
 /** Begins a subflow from an access. The port is chosen at random from those that `taken` does not know. */

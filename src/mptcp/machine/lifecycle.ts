@@ -16,7 +16,7 @@ const PROBE_AFTER = 60
 /** The kernel answers one probe in half a second. */
 const PROBE_GAP = 600
 /** How long a connection without any subflow is kept (ms); the kernel keeps its side as long. */
-const STRANDED = 60_000
+export const STRANDED = 60_000
 const REPEATS = 3
 const REPEAT_LEAST = 200
 /** And when MP_PRIO follows REMOVE_ADDR at the earliest (ms). */

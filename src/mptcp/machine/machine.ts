@@ -67,7 +67,7 @@ import { asksForAck, isAcceptable, isAcceptableFromBehind } from './window.ts'
 
 const { ACK, FIN, RST, SYN } = TcpFlag
 /** How long a closed connection answers what comes late, and how long an idle one is kept (ms). */
-const LINGER = 3000
+export const LINGER = 3000
 /** And how long at most, whatever comes. */
 const LINGER_LONGEST = 60_000
 const IDLE = 24 * 3_600_000

@@ -24,15 +24,28 @@ export function forwardOutgoing(connection: Connection, segment: Segment, now: n
   if (end + fin > dsn && end + fin <= connection.dataUna) connection.acknowledgeLocal()
   const sent = new Set<Subflow>()
   const stuck = segment.payloadLength > 0 ? sendPayload(connection, segment, dsn, end, now, sent) : undefined
-  if ((segment.flags & FIN) !== 0) {
-    connection.finLocal = end
+  if ((segment.flags & FIN) !== 0) connection.finAhead = end
+  if (takesFin(connection)) {
     connection.sendDataFin()
     // The peer answers as it answers data.
-    if (connection.dataUna <= end) connection.active?.ask(now)
+    if (connection.dataUna <= connection.finLocal) connection.active?.ask(now)
     if (connection.active !== undefined) sent.add(connection.active)
   }
   sendAcks(connection, segment, owed, sent, now)
   return stuck
+}
+
+/**
+ * Whether the stream of the local TCP ends with what has been seen of it. Like Linux, which queues one that is ahead, a FIN counts when the
+ * bytes before it have come. One with bytes behind it is none: a neighbour of a host behind this router may have forged it.
+ */
+function takesFin(connection: Connection): boolean {
+  const { finAhead, sndMax } = connection
+  if (finAhead < 0 || finAhead > sndMax) return false
+  connection.finAhead = -1
+  if (finAhead < sndMax) return false
+  connection.finLocal = finAhead
+  return true
 }
 
 /** What the peer is told where nothing goes out anyway. */

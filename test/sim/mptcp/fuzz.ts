@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict'
 import { seeded } from '../../../lab/seeded.ts'
-import { eager, nothingLeft } from './kernel-runs.ts'
+import { eager, LONGEST_DEATH, nothingLeft } from './kernel-runs.ts'
 import { Nat } from './nat.ts'
 import { type Host, Pair, type PathConditions } from './network.ts'
 import { Trace } from './trace.ts'
@@ -83,6 +83,7 @@ export function fuzzRun(
     pair.at(pair.now + 10 + random() * 2 * gap, act)
   }
   pair.at(random() * 400, act)
+  pair.calmAt = END + LONGEST_DEATH + pair.installing
   pair.at(END, () => {
     for (const each of pair.paths) each.works = true
     for (const name of HOSTS) {
@@ -156,7 +157,9 @@ function actsOf(pair: Pair, flushes: boolean, forgotten: Set<number>, random: ()
     },
   ]
   if (pair.client.memory !== undefined)
-    acts.push(() => pair.killed(pair.server.inOrder === undefined ? name() : 'client', random() * 1500))
+    acts.push(() =>
+      pair.killed(pair.server.inOrder === undefined ? name() : 'client', random() * LONGEST_DEATH),
+    )
   if (flushes)
     acts.push(() => {
       const host = pair[name()]

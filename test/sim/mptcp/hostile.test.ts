@@ -7,11 +7,11 @@ import { nodeSha256 } from '../../../src/crypto/sha256.ts'
 import type { Connection } from '../../../src/mptcp/machine/connection.ts'
 import { addAddrHmac, joinAckHmac, joinHmac, joinReplyHmac } from '../../../src/mptcp/machine/keys.ts'
 import type { OutSegment, Tuple } from '../../../src/mptcp/machine/segment.ts'
-import { dsnAt } from '../../../src/mptcp/machine/sequence.ts'
+import { dsnAt, sequenceAt } from '../../../src/mptcp/machine/sequence.ts'
 import { RecvTable } from '../../../src/mptcp/tables.ts'
 import type { CapableOption } from '../../../src/mptcp/wire.ts'
 import { extent } from '../../support/extent.ts'
-import { Alone } from './alone.ts'
+import { Alone, back } from './alone.ts'
 import { Pair } from './network.ts'
 import { forge, packetOf } from './packets.ts'
 
@@ -250,6 +250,22 @@ test('RFC 9293, RFC 5961: what lies outside the windows says nothing: no address
   assert.equal(subflow.remoteBackup, false)
   assert.equal(client.state, 'established')
   completes(pair)
+})
+
+test('RFC 9293 §3.10.7.4: a FIN that a neighbour forges inside the window, ahead of what has come or behind it, does not end the stream', () => {
+  const pair = underWay()
+  const client = connection(pair)
+  const { tuple } = client
+  for (const offset of [1, 700, 10_001, -1, -700]) {
+    const seq = sequenceAt(client.tcpIsn, client.sndMax + offset)
+    const ack = sequenceAt(client.peerIsn, client.tan)
+    pair.client.out(forge({ tuple: back(tuple), seq, ack, flags: ACK | FIN }))
+    const until = pair.now + 60
+    pair.run(() => pair.now > until)
+    assert.equal(client.finLocal, -1, `${offset}`)
+  }
+  completes(pair)
+  assert.equal(pair.server.tcp!.received, 5_000_001)
 })
 
 test('a forged SYN/ACK, before or after the right one, changes neither the keys nor the numbers', () => {

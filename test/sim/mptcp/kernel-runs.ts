@@ -1,5 +1,8 @@
 /** Random runs of connections that the kernels of both hosts, or of one, take and give back. */
 import assert from 'node:assert/strict'
+import { patience } from '../../../src/mptcp/machine/joins.ts'
+import { STRANDED } from '../../../src/mptcp/machine/lifecycle.ts'
+import { LINGER } from '../../../src/mptcp/machine/machine.ts'
 import { type Host, Pair, type PairInit } from './network.ts'
 
 const HOSTS = ['client', 'server'] as const
@@ -48,6 +51,7 @@ export function randomRun(seed: number, kinds: Kinds, more: Partial<PairInit> = 
   }
   if (acts.length > 0) pair.at(60, act)
   // In the end there is a network, and everybody reads.
+  pair.calmAt = END + LONGEST_DEATH
   pair.at(END, () => {
     for (const each of pair.paths) each.works = true
     pair.setAccesses(new Set(pair.paths.keys()))
@@ -57,6 +61,8 @@ export function randomRun(seed: number, kinds: Kinds, more: Partial<PairInit> = 
 }
 
 const END = 4000
+/** How long (ms) at most a proxy that was killed is gone. */
+export const LONGEST_DEATH = 1500
 
 /** Connections go to the kernel as soon as they may, and again soon after they came back. */
 export function eager(pair: Pair): void {
@@ -104,7 +110,7 @@ function actsOf(pair: Pair, kinds: Kinds): (() => void)[] {
     })
   }
   if (kinds.kills)
-    acts.push(() => pair.killed(host() === pair.client ? 'client' : 'server', pair.random() * 1500))
+    acts.push(() => pair.killed(host() === pair.client ? 'client' : 'server', pair.random() * LONGEST_DEATH))
   if (kinds.stalls) {
     acts.push(() => host().tcp!.stall(true))
     acts.push(() => host().tcp!.stall(false))
@@ -140,8 +146,16 @@ function pickNumbers(connection: object): Record<string, unknown> {
   return { sndMax, dataUna, tan, rcvMax, finLocal, finRemote, window, remoteWindow }
 }
 
+/**
+ * How long (ms) at most a connection is there whose both ends are done: the FIN of the last subflow goes out again and again, as often as
+ * one may; then another subflow might come (P11), and what is late is answered.
+ */
+function longestEnd(pair: Pair): number {
+  return Math.max(patience(0), patience(pair.longestRoundTrip)) + STRANDED + LINGER
+}
+
 export function nothingLeft(pair: Pair, what: string, where: () => string = () => ''): void {
-  pair.run(() => false, 100_000)
+  pair.run(() => false, Math.max(0, pair.calmAt - pair.now) + longestEnd(pair))
   pair.over = true
   for (const name of HOSTS) {
     const { machine, kernel } = pair[name]

@@ -300,6 +300,8 @@ export class Pair {
   installing = 0
   /** When the line of a path, one each way, is free again. */
   readonly #lines = new Map<PathConditions, [number, number]>()
+  /** When a test does the last of what it does to hosts and network by itself. */
+  calmAt = 0
   /** Nothing more is to happen by itself. */
   over = false
   /** Where what happens is written down (trace.ts). */
@@ -470,6 +472,16 @@ export class Pair {
       }
     }
     return true
+  }
+
+  /** The longest round trip (ms) of a path that is given as lasting. */
+  get longestRoundTrip(): number {
+    return Math.max(
+      ...this.paths.map(
+        ({ delay, jitter, queue, rate }) =>
+          2 * (delay + jitter + this.queueDelay + (rate === Number.POSITIVE_INFINITY ? 0 : queue)),
+      ),
+    )
   }
 
   get done(): boolean {

@@ -358,9 +358,30 @@ test('with no subflow nothing leaves, and the end of the local TCP is said on th
   assert.deepEqual(to('wire', opened.local(ACK | PSH, 11, 1, 10)), [])
   assert.deepEqual(to('wire', opened.local(ACK | FIN, 21, 1)), [])
   assert.deepEqual(to('wire', opened.local(ACK, 22, 1)), [])
+  const ends = (sent: readonly OutSegment[] | undefined) =>
+    to('wire', sent).some((out) => dssOf(out)?.dataFin)
   const joining = opened.connection.subflows.at(-1)!
-  const sent = to('wire', opened.accept(joining))
-  assert.ok(sent.some((out) => dssOf(out)?.dataFin))
+  assert.ok(!ends(opened.accept(joining)), 'what is before it never left')
+  assert.ok(ends(opened.local(ACK | PSH, 11, 1, 10)))
+})
+
+test('a FIN of the local TCP that came before what is before it ends the stream with that, and one with bytes behind it never', () => {
+  const served = new Served().open()
+  const ends = (...segment: Parameters<Served['local']>) =>
+    to('wire', served.local(...segment)).some((out) => dssOf(out)?.dataFin)
+  assert.ok(!ends(ACK | FIN, 301, 1))
+  assert.ok(!ends(ACK | PSH, 1, 1, 100))
+  assert.equal(served.connection.finLocal, -1)
+  assert.ok(!ends(ACK | PSH, 201, 1, 50))
+  assert.ok(ends(ACK | PSH, 251, 1, 50))
+  assert.equal(served.connection.finLocal, 301)
+  const other = new Served().open()
+  other.local(ACK | FIN, 151, 1)
+  for (const at of [1, 101]) other.local(ACK | PSH, at, 1, 100)
+  other.local(ACK | FIN, 151, 1)
+  assert.equal(other.connection.finLocal, -1)
+  other.local(ACK | FIN, 201, 1)
+  assert.equal(other.connection.finLocal, 201)
 })
 
 test('RFC 6298 §3: an acknowledgement of what was sent twice measures no round trip', () => {
