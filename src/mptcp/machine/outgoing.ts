@@ -232,7 +232,8 @@ export function sendMapped(
   flags: number,
 ): void {
   const { localKey, remoteKey, confirmed, role } = connection
-  const first = !confirmed && role === 'client' && run.dsn === 1 && subflow.id === 0
+  // Sent a second time, behind what the peer has of the subflow, they have a mapping as any others.
+  const first = !confirmed && role === 'client' && run.dsn === 1 && run.ssn === 1 && subflow.id === 0
   const dss = connection.dataAck()
   const option: MptcpOption =
     first && remoteKey !== undefined

@@ -68,6 +68,15 @@ test('MP-15, RFC 8684 §3.1: SYN, third packet and first data have MP_CAPABLE: n
   ])
 })
 
+test('RFC 8684 §3.1: first data that the subflow alone acknowledged have a mapping when they are sent again, since MP_CAPABLE has none for their place', () => {
+  const opened = new Opened()
+  opened.handshake()
+  opened.local(ACK | PSH, 1, 1, 100)
+  opened.peer(ACK, 1, { ack: 101, options: [{ type: 'dss', dataFin: false }] })
+  const map = { dsn: dsnAt(opened.key, 1), ssn: 101, length: 100 }
+  assert.deepEqual(dssOf(opened.local(ACK | PSH, 1, 1, 100)![0]!)?.map, map)
+})
+
 test('RFC 8684 §3.1: a peer that has sent ADD_ADDR has the keys: the connection is established, and its first data have a DSS', () => {
   const opened = new Opened()
   opened.handshake()
