@@ -633,7 +633,8 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
       this.#unbind(index, peer)
     } else if (peer.slot >= 0) {
       peer.since = now
-      peer.wantedAt = now
+      // Without packets it is not looked for again and again: a NAT that forgets soon would end each way that is found.
+      if (now - Math.max(peer.traffic.at, this.#forwarder.usedAt(index)) < WANTED_MS) peer.wantedAt = now
     }
     const slot = best?.slot ?? Verdict.PARK
     if (slot === peer.slot) return

@@ -102,7 +102,7 @@ class Bed {
   }
 }
 
-const IDLE = [1_300, 3_000, 5_000, 6_216, 9_608, 12_100, 15_340, 16_158, 69_070] as const
+const IDLE = [1_300, 3_000, 5_000, 6_216, 9_608, 12_100, 15_340, 16_158, 69_070, 540_000, 549_608] as const
 /** At others the leader looks for a direct way just when the first packet leaves: that one is lost. */
 const RELAYED = [1_300, 5_000, 6_216, 9_608, 15_340, 69_070] as const
 
@@ -118,6 +118,18 @@ test('NT-40: what a new peer sends first waits until the kernel has routes to it
   assert.deepEqual([...bob.received], [], 'the kernel could not answer')
   net.run(100)
   assert.deepEqual([...bob.received], [1])
+})
+
+test('NT-40: a node that sleeps is not woken again and again for a peer that has nothing to send', () => {
+  for (const leader of ['alice', 'bob'] as const) {
+    const bed = new Bed(leader, 'port-restricted').connect(120_000)
+    const woken = () =>
+      bed.bob.of('steps').flatMap(({ steps }) => steps.filter(({ what }) => what === 'NOTIFICATION'))
+    const before = woken().length
+    bed.run(420_000)
+    assert.ok(woken().length - before <= 3, `${leader}: ${woken().length - before} times`)
+    bed.ping()
+  }
 })
 
 for (const leader of ['alice', 'bob'] as const)
