@@ -137,8 +137,8 @@ async function runFiles(
 }
 
 /**
- * Runs test files in as many processes as there are cores: loading a file is quick, starting a process for each of them is
- * not. Those that measure their process have it for themselves.
+ * Runs test files in a few processes, as many at a time as there are cores: loading a file is quick, starting a process for
+ * each of them is not. Those that measure their process have it for themselves.
  */
 async function runTogether(
   tier: string,
@@ -149,9 +149,10 @@ async function runTogether(
   const folder = mkdtempSync(join(tmpdir(), 'godwit-test-'))
   try {
     const shared = files.filter((file) => !MEASURE_THEIR_PROCESS.test(file))
-    const entries = Array.from({ length: Math.min(cores, shared.length) }, (_, part) => {
+    const parts = Math.min(PARTS_A_CORE * cores, shared.length)
+    const entries = Array.from({ length: parts }, (_, part) => {
       const entry = join(folder, `${tier}-${part}.test.mjs`)
-      const imports = shared.filter((_, at) => at % cores === part).map((file) => pathToFileURL(file).href)
+      const imports = shared.filter((_, at) => at % parts === part).map((file) => pathToFileURL(file).href)
       writeFileSync(
         entry,
         `${TELL_AT_ONCE}${imports.map((url) => `import ${JSON.stringify(url)}\n`).join('')}`,
@@ -170,6 +171,9 @@ const TELL_AT_ONCE = `import { beforeEach } from 'node:test'
 const turn = globalThis.setImmediate
 beforeEach(() => new Promise((done) => turn(done)))
 `
+
+/** Some files take a hundred times as long as others: with one part a core, one would run on alone. */
+const PARTS_A_CORE = 4
 
 const MEASURE_THEIR_PROCESS = /\/mptcp\/memory\.test\.js$/
 
