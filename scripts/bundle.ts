@@ -4,7 +4,7 @@
  * with all that it imports but koffi; in the place of what tsc made of it comes a line that loads the bundle. The other files of
  * `dist` stay modules, for tests.
  */
-import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join, relative, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { build, type Plugin } from 'esbuild'
@@ -42,6 +42,8 @@ const places: Plugin = {
 async function bundleEntries({ files, dependencies, peerDependencies }: Manifest): Promise<void> {
   const entries = entriesOf(files)
   const outOf = (entry: string) => entry.replaceAll('/', '-')
+  // Names of chunks change with what is in them.
+  rmSync(bundle, { recursive: true, force: true })
   const { metafile } = await build({
     absWorkingDir: root,
     entryPoints: entries.map((entry) => ({ in: `${entry}.ts`, out: outOf(entry) })),

@@ -44,6 +44,16 @@ test('files in package.json name every file that starts a process or a thread', 
     assert.match(readFileSync(join(root, `dist/${entry}.js`), 'utf8'), /^export \* from '\S+'\n$/, entry)
 })
 
+test('the bundle has nothing of an earlier build', () => {
+  const names = readdirSync(join(root, 'dist/bundle')).filter((name) => name.endsWith('.js'))
+  const texts = names.map((name) => readFileSync(join(root, 'dist/bundle', name), 'utf8'))
+  const entries = entriesOf(files).map((entry) => `${entry.replaceAll('/', '-')}.js`)
+  const unused = names.filter(
+    (name) => !entries.includes(name) && !texts.some((text) => text.includes(`"./${name}"`)),
+  )
+  assert.deepEqual(unused, [])
+})
+
 test('commands work with what the package contains and its dependencies alone', () => {
   for (const name of ['package.json', ...files.filter((each) => /^(bin|dist)\b/.test(each))])
     cpSync(join(root, name), join(folder, name), { recursive: true })
