@@ -91,7 +91,7 @@ export function fetchNodes(mayFetch: boolean): Map<number, Promise<NodeBinary>> 
   )
 }
 
-/** Those files of unit and sim, and the demo beside them, on every other version, one version after the other. */
+/** Those files of unit and sim, and the demo, on every other version, one version after the other. */
 export async function testOnNodes({ root, binaries, demoObstacle }: NodesTier): Promise<Outcome> {
   const whole = empty()
   const started = performance.now()
@@ -108,12 +108,9 @@ export async function testOnNodes({ root, binaries, demoObstacle }: NodesTier): 
     }
     const label = `Node ${version.text.trim()}`
     const begun = performance.now()
-    const [outcomes, demo] = await Promise.all([
-      tiersOn(root, found.path, ['unit', 'sim'], filesOnAll(root)),
-      demoOn(root, found.path, demoObstacle),
-    ])
+    const outcomes = await tiersOn(root, found.path, ['unit', 'sim'], filesOnAll(root))
     for (const [tier, outcome] of outcomes) addOutcome(whole, outcome, `${label}, ${tier}`)
-    addOutcome(whole, demo, `${label}, demo`)
+    addOutcome(whole, await demoOn(root, found.path, demoObstacle), `${label}, demo`)
     process.stderr.write(
       `${label}: ${((performance.now() - begun) / 1000).toFixed(0)} s, a tenth of the seeds\n`,
     )
