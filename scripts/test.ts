@@ -181,7 +181,7 @@ const MEASURE_THEIR_PROCESS = /\/mptcp\/memory\.test\.js$/
 const PROGRESS_MS = 20_000
 
 /** Of what a file says that runs once more: it may say nothing then. */
-const MOST_LINES = 60
+const MOST_LINES = 500
 
 /** Files of netns that run at a time: their namespaces are their own, and they mostly wait. */
 const MOST_BESIDE = 4

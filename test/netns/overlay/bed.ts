@@ -181,6 +181,8 @@ export class OverlayBed {
     for (const name of NODES) {
       for (const each of words) texts.push(await this.godwit(name, ...each).catch(String))
       texts.push(this.log(name).split('\n').slice(-60).join('\n'))
+      const kernel = 'ip addr; ip rule; ip route show table all; ip -6 route show table all'
+      texts.push(await this.lab.programs.run(name, 'sh', ['-c', kernel]).catch(String))
     }
     return texts.join('\n')
   }

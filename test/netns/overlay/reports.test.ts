@@ -122,7 +122,10 @@ describe('machines as they are', () => {
     await bed.down('bob')
     await bed.loginAgain('bob', 'robert')
     await bed.up('bob')
-    assert.match(await onAlice('ping -n -c 1 -w 5 robert.test.example'), / bytes from /)
+    const answered = onAlice('ping -n -c 1 -w 5 robert.test.example').catch(async (error: Error) =>
+      assert.fail(`${error.message}\n${await bed.state()}`),
+    )
+    assert.match(await answered, / bytes from /)
     await assert.rejects(
       bed.godwit('alice', 'overlay', 'resolve', 'bob'),
       /there is no node bob\.test\.example/,

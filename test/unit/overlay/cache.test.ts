@@ -209,7 +209,7 @@ describe('NT-26: the cache server', () => {
     objects = new CacheStore(join(folder, 'objects'), limits, () => wall, files)
     let now = 0
     server = new CacheServer({
-      ...{ objects, tls, port, wall: () => wall, now: () => (now += 1000) },
+      ...{ objects, tls, port, wall: () => wall, now: () => (now += 100) },
       directory: storeDirectory(store, 'zone', () => wall),
       log: (message) => assert.fail(message),
       ...more,
@@ -394,7 +394,7 @@ describe('NT-26: the cache server', () => {
     const servers = stores.map(
       (each) =>
         new CacheServer({
-          ...{ objects: each, tls, port: 0, wall: () => wall, now: () => (now += 1000) },
+          ...{ objects: each, tls, port: 0, wall: () => wall, now: () => (now += 100) },
           directory: storeDirectory(store, 'zone', () => wall),
           log: (message) => assert.fail(message),
         }),
