@@ -1,6 +1,6 @@
 /**
  * The last step of a build: what starts a process or a thread comes in few files (ADR 0462). Node.js spends about 0.6 ms on each
- * module that it finds, reads and links. Each entry, a file that `files` of package.json names, is bundled into `dist/bundle`
+ * module that it finds, reads and links. Each entry (package-files.ts) is bundled into `dist/bundle`
  * with all that it imports but koffi; in the place of what tsc made of it comes a line that loads the bundle. The other files of
  * `dist` stay modules, for tests.
  */
@@ -8,9 +8,9 @@ import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join, relative, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { build, type Plugin } from 'esbuild'
+import { entriesOf, packageFiles } from './package-files.ts'
 
 interface Manifest {
-  readonly files: readonly string[]
   readonly dependencies: Readonly<Record<string, string>>
   readonly peerDependencies: Readonly<Record<string, string>>
 }
@@ -19,11 +19,6 @@ interface Manifest {
 const dist = resolve(dirname(fileURLToPath(import.meta.url)), '..')
 const root = resolve(dist, '..')
 const bundle = join(dist, 'bundle')
-
-/** Without `dist/` and `.js`. */
-export function entriesOf(files: readonly string[]): string[] {
-  return files.flatMap((name) => /^dist\/(.*)\.js$/.exec(name)?.[1] ?? [])
-}
 
 /**
  * `import.meta.url` stays that of the file that tsc makes, wherever the code gets: it leads to other entries, and to package.json.
@@ -39,8 +34,8 @@ const places: Plugin = {
   },
 }
 
-async function bundleEntries({ files, dependencies, peerDependencies }: Manifest): Promise<void> {
-  const entries = entriesOf(files)
+async function bundleEntries({ dependencies, peerDependencies }: Manifest): Promise<void> {
+  const entries = entriesOf(packageFiles(root, dist))
   const outOf = (entry: string) => entry.replaceAll('/', '-')
   // Names of chunks change with what is in them.
   rmSync(bundle, { recursive: true, force: true })

@@ -21,6 +21,7 @@ import { dirname, join, relative, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { gzipSync } from 'node:zlib'
 import { SHELLS } from '../src/cli/commands/completion.ts'
+import { packageFiles } from './package-files.ts'
 
 const HOME = 'usr/lib/godwit'
 const UNITS = 'usr/lib/systemd/system'
@@ -84,7 +85,6 @@ godwit: maintainer-script-calls-systemctl *
 
 interface Manifest {
   readonly version: string
-  readonly files: readonly string[]
 }
 
 export function buildPackage(root: string, to: string): string {
@@ -97,7 +97,7 @@ export function buildPackage(root: string, to: string): string {
       mkdirSync(dirname(file), { recursive: true })
       writeFileSync(file, content, { mode })
     }
-    installProgram(root, join(stage, HOME), manifest.files)
+    installProgram(root, join(stage, HOME), packageFiles(root))
     mkdirSync(join(stage, 'usr/bin'), { recursive: true })
     symlinkSync('../lib/godwit/bin/godwit', join(stage, 'usr/bin/godwit'))
     for (const name of readdirSync(join(root, 'examples/systemd')).filter((each) =>

@@ -1,5 +1,5 @@
 /** Entry of the engine worker of anchoring; its data is a HostSetup or an AnchorSetup (protocol.ts). */
-import { serveEngine } from '../tunnel/engine/worker.ts'
+import { serveEngine } from '../tunnel/engine/thread.ts'
 import { AnchorEngine } from './engines/anchor.ts'
 import { HostEngine } from './engines/host.ts'
 import type { AnchorSetup, HostSetup } from './protocol.ts'

@@ -21,7 +21,7 @@ import { type FlowFacts, formatSelector, matches, type Selector } from '../core/
 import { NfSocket } from '../linux/nf-socket.ts'
 import type { AccessRule } from '../mechanism/descriptor.ts'
 import type { Services } from '../mechanism/services.ts'
-import { EngineWorker } from '../tunnel/engine/worker.ts'
+import { EngineWorker } from '../tunnel/engine/thread.ts'
 import { Filter } from './filter.ts'
 import { keptPath, removeKept } from './kept.ts'
 import { removeFastPath } from './kernel/fast-path.ts'

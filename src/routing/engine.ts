@@ -5,8 +5,8 @@
 
 import { MobileEnd } from '../tunnel/engine/mobile-end.ts'
 import { done, type Outcome } from '../tunnel/engine/outcome.ts'
+import type { EngineHost } from '../tunnel/engine/thread.ts'
 import { type EngineParts, TunnelEngine, tunDevice } from '../tunnel/engine/tunnel-engine.ts'
-import type { EngineHost } from '../tunnel/engine/worker.ts'
 import type { TunnelEvent } from '../tunnel/protocol/api.ts'
 import { RoutingForwarder } from './forwarder.ts'
 import { RouterMachine } from './machine.ts'

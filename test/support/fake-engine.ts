@@ -1,8 +1,8 @@
 /** The engine worker of a TunnelHost, as a test plays it: what was posted, events of its own, and its end. */
 import type { GodwitError } from '../../src/core/errors.ts'
 import type { Recorder } from '../../src/core/mechanism.ts'
+import type { EngineWorkerEvents } from '../../src/tunnel/engine/thread.ts'
 import type { StartEngine } from '../../src/tunnel/engine/tunnel-host.ts'
-import type { EngineWorkerEvents } from '../../src/tunnel/engine/worker.ts'
 
 export class FakeEngine {
   readonly commands: { readonly type: string; readonly request?: number }[] = []

@@ -11,7 +11,7 @@ import { openTun } from '../../src/linux/tun.ts'
 import { openUdp } from '../../src/linux/udp.ts'
 import { Datapath } from '../../src/tunnel/datapath/datapath.ts'
 import { Engine } from '../../src/tunnel/engine/engine.ts'
-import { EngineWorker, serveEngine } from '../../src/tunnel/engine/worker.ts'
+import { EngineWorker, serveEngine } from '../../src/tunnel/engine/thread.ts'
 import {
   type PathConfig,
   type PeerConfig,

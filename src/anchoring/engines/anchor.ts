@@ -1,6 +1,7 @@
 /** The engine of an anchor: one dual-stack socket, every host a peer, the mirrored PAFT. */
 
 import { answer, attempt, done, type Outcome } from '../../tunnel/engine/outcome.ts'
+import type { EngineHost } from '../../tunnel/engine/thread.ts'
 import {
   allocate,
   type EngineParts,
@@ -8,7 +9,6 @@ import {
   TunnelEngine,
   tunDevice,
 } from '../../tunnel/engine/tunnel-engine.ts'
-import type { EngineHost } from '../../tunnel/engine/worker.ts'
 import type { TunnelEvent } from '../../tunnel/protocol/api.ts'
 import { AnchorForwarder } from '../forwarders/anchor.ts'
 import { AnchorMachine } from '../machine/anchor.ts'

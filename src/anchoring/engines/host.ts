@@ -2,6 +2,7 @@
 
 import { MobileEnd } from '../../tunnel/engine/mobile-end.ts'
 import { answer, done, failed, type Outcome } from '../../tunnel/engine/outcome.ts'
+import type { EngineHost } from '../../tunnel/engine/thread.ts'
 import {
   allocate,
   type EngineParts,
@@ -9,7 +10,6 @@ import {
   TunnelEngine,
   tunDevice,
 } from '../../tunnel/engine/tunnel-engine.ts'
-import type { EngineHost } from '../../tunnel/engine/worker.ts'
 import { CloseReason, type TunnelEvent } from '../../tunnel/protocol/api.ts'
 import { HostForwarder } from '../forwarders/host.ts'
 import { HostMachine } from '../machine/host.ts'

@@ -1,5 +1,5 @@
 /** Entry of the coordinator's worker; its data is a CoordinatorSetup (protocol.ts). */
-import { serveEngine } from '../../tunnel/engine/worker.ts'
+import { serveEngine } from '../../tunnel/engine/thread.ts'
 import { CoordinatorLoop } from './coordinator-loop.ts'
 
 serveEngine((host) => new CoordinatorLoop(host))

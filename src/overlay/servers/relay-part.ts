@@ -3,7 +3,7 @@ import { parseAddress } from '../../core/address.ts'
 import type { GodwitError } from '../../core/errors.ts'
 import { Rtnetlink } from '../../linux/rtnetlink/index.ts'
 import { must } from '../../mechanism/schema.ts'
-import { EngineWorker } from '../../tunnel/engine/worker.ts'
+import { EngineWorker } from '../../tunnel/engine/thread.ts'
 import type { RelayCommand, RelayEvent, RelaySetup } from './protocol.ts'
 import type { ServerSettings } from './settings.ts'
 

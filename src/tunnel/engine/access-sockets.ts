@@ -9,7 +9,7 @@ import type { TunnelMachine } from '../protocol/machine.ts'
 import type { Engine } from './engine.ts'
 import type { SocketSetup } from './events.ts'
 import { answer, attempt, type Outcome } from './outcome.ts'
-import type { Surroundings } from './worker.ts'
+import type { Surroundings } from './thread.ts'
 
 /** Path ids are a byte; 0 means several (docs/wire/tunnel.md). */
 const ALL_IDS = [1, 255] as const

@@ -35,7 +35,7 @@ import { Fallbacks } from './fallbacks.ts'
 import { attempt, done, failed, type Outcome } from './outcome.ts'
 import { type Rehearsal, rehearse } from './rehearsal.ts'
 import { pathReports } from './reports.ts'
-import type { EngineHost, Surroundings } from './worker.ts'
+import type { EngineHost, Surroundings } from './thread.ts'
 
 /** Max exceptions that are logged; all are counted. */
 const FAULTS_LOGGED = 20

@@ -22,7 +22,7 @@ import type {
 } from './events.ts'
 import { Greetings, type SeenStore } from './greetings.ts'
 import { Requests } from './requests.ts'
-import { EngineWorker, type EngineWorkerEvents } from './worker.ts'
+import { EngineWorker, type EngineWorkerEvents } from './thread.ts'
 
 /** The newest timestamp of a handshake, over restarts: a peer refuses what is not newer, and clocks go back. */
 export interface TimestampStore {

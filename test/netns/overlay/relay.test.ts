@@ -9,7 +9,7 @@ import { overlayCrypto } from '../../../src/overlay/node/crypto.ts'
 import type { RelayEvent, RelaySetup } from '../../../src/overlay/servers/protocol.ts'
 import { datagramCodec, Kind, MAC } from '../../../src/overlay/wire/datagram.ts'
 import type { RelaySide } from '../../../src/overlay/wire/message.ts'
-import { EngineWorker } from '../../../src/tunnel/engine/worker.ts'
+import { EngineWorker } from '../../../src/tunnel/engine/thread.ts'
 
 const V4 = Uint8Array.of(127, 0, 0, 1)
 const V6 = Uint8Array.of(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1)

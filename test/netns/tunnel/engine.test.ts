@@ -6,7 +6,7 @@ import type { GodwitError } from '../../../src/core/errors.ts'
 import { createNamespace, deleteNamespace, spawnIn } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
 import { Rtnetlink } from '../../../src/linux/rtnetlink/index.ts'
-import { EngineWorker } from '../../../src/tunnel/engine/worker.ts'
+import { EngineWorker } from '../../../src/tunnel/engine/thread.ts'
 import type { EngineEntryData } from '../../support/engine-entry.ts'
 
 usesPrograms('ip')

@@ -5,7 +5,7 @@ import { type AnchorHosts, AnchorService, type KnownHost } from '../../../src/an
 import { KeyRotation } from '../../../src/anchoring/key-rotation.ts'
 import type { AnchorPlumbing } from '../../../src/anchoring/plumbing.ts'
 import type { AnchorEvent } from '../../../src/anchoring/protocol.ts'
-import { EngineWorker, type EngineWorkerEvents } from '../../../src/tunnel/engine/worker.ts'
+import { EngineWorker, type EngineWorkerEvents } from '../../../src/tunnel/engine/thread.ts'
 
 const INVITATION = new Uint8Array(32).fill(1)
 const OWN = new Uint8Array(32).fill(2)

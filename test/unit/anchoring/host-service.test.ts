@@ -13,7 +13,7 @@ import type { HostCommand, HostEvent } from '../../../src/anchoring/protocol.ts'
 import { publicKeyOf } from '../../../src/crypto/keys.ts'
 import { Ledger } from '../../../src/linux/ledger.ts'
 import { answer, failed } from '../../../src/tunnel/engine/outcome.ts'
-import type { EngineWorkerEvents } from '../../../src/tunnel/engine/worker.ts'
+import type { EngineWorkerEvents } from '../../../src/tunnel/engine/thread.ts'
 
 const policy = (name: string) => ({
   name,

@@ -30,7 +30,7 @@ test('runSoon changes the calling thread and no other', async () => {
   assert.equal(niceOf(readFileSync('/proc/self/stat', 'utf8')), before)
 })
 
-const ENGINE = new URL('../../../src/tunnel/engine/worker.js', import.meta.url)
+const ENGINE = new URL('../../../src/tunnel/engine/thread.js', import.meta.url)
 const LOOP = 'listen() {}, run() {}, stop() {}, close() {}'
 const ENTRY = `import { serveEngine } from ${JSON.stringify(ENGINE.href)}
   serveEngine(() => ({ engine: { ${LOOP} }, onCommand() {} }))`

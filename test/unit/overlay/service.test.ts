@@ -30,7 +30,7 @@ import { ResolvConf } from '../../../src/overlay/node/resolv-conf.ts'
 import { type NodeComponents, type NodeInit, NodeService } from '../../../src/overlay/node/service.ts'
 import { leaseCodec } from '../../../src/overlay/wire/lease.ts'
 import { Status } from '../../../src/overlay/wire/message.ts'
-import type { EngineWorkerEvents } from '../../../src/tunnel/engine/worker.ts'
+import type { EngineWorkerEvents } from '../../../src/tunnel/engine/thread.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'godwit-service-'))
 after(() => rmSync(folder, { recursive: true, force: true }))

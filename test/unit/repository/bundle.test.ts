@@ -5,14 +5,14 @@ import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync } f
 import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { after, test } from 'node:test'
-import { entriesOf } from '../../../scripts/bundle.ts'
+import { entriesOf, packageFiles } from '../../../scripts/package-files.ts'
 
 const root = resolve(import.meta.dirname, '../../../..')
 const folder = mkdtempSync(join(tmpdir(), 'godwit-bundle-'))
 after(() => rmSync(folder, { recursive: true }))
 
-const { files, dependencies } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as {
-  readonly files: readonly string[]
+const files = packageFiles(root)
+const { dependencies } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as {
   readonly dependencies: Record<string, string>
 }
 

@@ -5,6 +5,7 @@ import { cpSync, existsSync, lstatSync, mkdtempSync, readdirSync, readFileSync, 
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { after, test } from 'node:test'
+import { packageFiles } from '../../../scripts/package-files.ts'
 
 const root = resolve(import.meta.dirname, '../../../..')
 const folder = mkdtempSync(join(tmpdir(), 'godwit-size-'))
@@ -35,8 +36,7 @@ function onDisk(path: string): number {
 }
 
 test('the package and what it needs take at most 12 MB', () => {
-  const { files } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { files: string[] }
-  const own = files.map((name) => join(root, name))
+  const own = packageFiles(root).map((name) => join(root, name))
   const packages = production()
   assert.ok(packages.includes('node_modules/koffi') && !packages.includes('node_modules/zod'))
   assert.ok(!packages.some((path) => /echarts|zrender/.test(path)))
