@@ -27,10 +27,9 @@ import { VipaPool } from '../tables/pool.ts'
 import { TunnelTable } from '../tables/tunnels.ts'
 import { changeKey, keyEvent } from './keys.ts'
 import { FlowLister } from './list.ts'
+import { Sweeps } from './sweeps.ts'
 
 const RING_BYTES = 16 << 20
-const SWEEP_MS = 500
-const SWEEP_SLOTS = 16_384
 /** Most paths in one report to the main thread. */
 const MOST_REPORTED = 2000
 
@@ -42,7 +41,7 @@ export class AnchorEngine implements EngineParts<AnchorCommand, EngineStatus> {
   readonly #groups: Groups
   readonly #forwarder: AnchorForwarder
   readonly #lister: FlowLister
-  #sweepAt = 0
+  readonly #sweeps = new Sweeps(16_384, 500)
 
   constructor(host: EngineHost) {
     const setup = host.data as AnchorSetup
@@ -113,16 +112,18 @@ export class AnchorEngine implements EngineParts<AnchorCommand, EngineStatus> {
     if (event.type === 'session') this.tunnel.reportSoon()
   }
 
-  noteData(): void {}
+  noteData(now: number): void {
+    this.#sweeps.noteData(now)
+  }
 
   nextTimeout(): number {
-    return this.#sweepAt
+    return this.#sweeps.at
   }
 
   handleTimeout(now: number): void {
-    if (now < this.#sweepAt) return
-    this.#sweepAt = now + SWEEP_MS
-    this.#forwarder.sweep(SWEEP_SLOTS, IDLE, now)
+    const slots = this.#sweeps.due(now)
+    if (slots === 0) return
+    this.#forwarder.sweep(slots, IDLE, now)
     this.#lister.rest(now)
   }
 

@@ -27,10 +27,9 @@ import { IDLE, Paft } from '../tables/paft.ts'
 import { TunnelTable } from '../tables/tunnels.ts'
 import { changeKey, keyEvent } from './keys.ts'
 import { FlowLister } from './list.ts'
+import { Sweeps } from './sweeps.ts'
 
 const RING_BYTES = 4 << 20
-const SWEEP_MS = 1000
-const SWEEP_SLOTS = 4096
 const MOST_ROWS = 1 << 17
 /** Without data for this long nothing flows. */
 const FLOWS_MS = 1000
@@ -45,7 +44,7 @@ export class HostEngine implements EngineParts<HostCommand, EngineStatus> {
   readonly #paft: Paft
   readonly #forwarder: HostForwarder
   readonly #lister: FlowLister
-  #sweepAt = 0
+  readonly #sweeps = new Sweeps(4096, 1000)
   /** Until when data counts as flowing; NEVER: it does not. */
   #flowsUntil = NEVER
 
@@ -154,6 +153,7 @@ export class HostEngine implements EngineParts<HostCommand, EngineStatus> {
     if (this.#flowsUntil === NEVER) this.#setTraffic(true, now)
     this.#flowsUntil = now + FLOWS_MS
     this.#mobile.noteFlow(now)
+    this.#sweeps.noteData(now)
   }
 
   #setTraffic(flows: boolean, now: number): void {
@@ -163,7 +163,7 @@ export class HostEngine implements EngineParts<HostCommand, EngineStatus> {
 
   nextTimeout(): number | undefined {
     const next = Math.min(this.#host.nextTimeout() ?? NEVER, this.#mobile.nextTimeout())
-    return Math.min(next, this.#sweepAt, this.#flowsUntil)
+    return Math.min(next, this.#sweeps.at, this.#flowsUntil)
   }
 
   handleTimeout(now: number): void {
@@ -173,9 +173,9 @@ export class HostEngine implements EngineParts<HostCommand, EngineStatus> {
       this.#flowsUntil = NEVER
       this.#setTraffic(false, now)
     }
-    if (now < this.#sweepAt) return
-    this.#sweepAt = now + SWEEP_MS
-    this.#paft.sweep(SWEEP_SLOTS, IDLE, now)
+    const slots = this.#sweeps.due(now, this.#mobile.isSettled)
+    if (slots === 0) return
+    this.#paft.sweep(slots, IDLE, now)
     this.#lister.rest(now)
   }
 

@@ -20,7 +20,10 @@ const NEVER = Number.POSITIVE_INFINITY
 
 export interface MobileEndParts<Access extends SocketSetup> {
   readonly tunnel: AccessSocketsParts['tunnel'] & {
-    readonly peers: { get(name: string): number | undefined }
+    readonly peers: {
+      get(name: string): number | undefined
+      indices(): Iterable<readonly [string, number]>
+    }
   }
   /** Mark of the tunnel's own packets. */
   readonly mark: number
@@ -137,6 +140,17 @@ export class MobileEnd<Access extends SocketSetup> {
   /** To be called about once a second. */
   tryOtherEndpoints(now: number): void {
     this.#paths.tryOtherEndpoints(now)
+  }
+
+  /** Every access reaches every peer by UDP: there is nothing to try. */
+  get isSettled(): boolean {
+    const { machine, peers } = this.#parts.tunnel
+    const sockets = [...this.#sockets.all()].map(({ index }) => index)
+    for (const [, peer] of peers.indices()) {
+      const working = (machine.peer(peer)?.paths ?? []).filter(({ state }) => state.name === 'up')
+      if (sockets.some((socket) => working.every((path) => path.socket !== socket))) return false
+    }
+    return sockets.length > 0
   }
 
   /** Sockets and paths exist exactly while the access is up. */

@@ -42,6 +42,8 @@ class End implements SimParticipant {
   engine!: HostEngine | AnchorEngine
   readonly events: HostEvent[] = []
   lastPort = 50_000
+  /** Turns by its own timers. */
+  turns = 0
   readonly #net: Network
   readonly #udp = new Map<number, FakeUdp>()
   #tun!: FakeTun
@@ -91,6 +93,7 @@ class End implements SimParticipant {
   }
 
   handleTimeout(): void {
+    this.turns++
     this.turn()
   }
 
