@@ -7,7 +7,7 @@ import type { EndpointResolver, NamingAccess } from '../engine/endpoints.ts'
 import type { PathReport } from '../engine/events.ts'
 import { isUsable } from '../engine/reports.ts'
 import type { CarrierThread, StartCarrierThread } from './thread.ts'
-import { startCarrierThread } from './thread.ts'
+import { carrierThreads } from './thread.ts'
 import type { CarrierEvent } from './worker.ts'
 
 /** An anchor that accepts WebSockets. */
@@ -71,10 +71,12 @@ export class Carriers {
   readonly #ways = new Map<string, Way>()
   #thread: CarrierThread | undefined
   #lastId = 0
+  readonly #startThread: StartCarrierThread
   #stopped = false
 
   constructor(parts: CarriersParts, init: CarriersInit) {
     this.#parts = parts
+    this.#startThread = parts.startThread ?? carrierThreads()
     this.#init = init
   }
 
@@ -198,8 +200,8 @@ export class Carriers {
   }
 
   #needThread(): CarrierThread {
-    const { startThread = startCarrierThread, report } = this.#parts
-    this.#thread ??= startThread(
+    const { report } = this.#parts
+    this.#thread ??= this.#startThread(
       { role: 'client' },
       (event) => this.#handle(event),
       (error) => {

@@ -6,7 +6,7 @@ import { GodwitError } from '../../core/errors.ts'
 import type { PathReport } from '../engine/events.ts'
 import { isUsable } from '../engine/reports.ts'
 import type { CarrierServerInit } from './server.ts'
-import { type CarrierThread, type StartCarrierThread, startCarrierThread } from './thread.ts'
+import { type CarrierThread, carrierThreads, type StartCarrierThread } from './thread.ts'
 
 export interface ListenerParts {
   readonly report: (level: 'info' | 'warn', message: string) => void
@@ -21,19 +21,21 @@ export class CarrierListener {
   readonly #init: CarrierServerInit
   #thread: CarrierThread | undefined
   #timer: NodeJS.Timeout | undefined
+  readonly #startThread: StartCarrierThread
   #stopped = false
 
   constructor(parts: ListenerParts, init: CarrierServerInit) {
     this.#parts = parts
+    this.#startThread = parts.startThread ?? carrierThreads()
     this.#init = init
   }
 
   /** Resolves when it listens. Rejects with PORT_TAKEN, or what else keeps it from that. */
   start(): Promise<void> {
-    const { startThread = startCarrierThread, report } = this.#parts
+    const { report } = this.#parts
     return new Promise((resolve, reject) => {
       let listening = false
-      this.#thread = startThread(
+      this.#thread = this.#startThread(
         { role: 'server', ...this.#init },
         (event) => {
           if (event.type === 'listening') {

@@ -1,6 +1,8 @@
 /** The main thread's handle on the thread of WebSockets (worker.ts). */
-import { Worker } from 'node:worker_threads'
+
+import type { Worker } from 'node:worker_threads'
 import { GodwitError } from '../../core/errors.ts'
+import { ThreadCode } from '../../linux/thread-code.ts'
 import type { CarrierCommand, CarrierEvent, CarrierRole } from './worker.ts'
 
 export interface CarrierThread {
@@ -18,11 +20,18 @@ export type StartCarrierThread = (
 
 const STOP_MS = 3000
 
-export const startCarrierThread: StartCarrierThread = (role, onEvent, onEnd) => {
-  const worker = new Worker(new URL('./worker.js', import.meta.url), {
-    workerData: role,
-    trackUnmanagedFds: false,
-  })
+/** The first may be needed when UDP is blocked, days after the start. */
+export function carrierThreads(): StartCarrierThread {
+  const code = new ThreadCode(new URL('./worker.js', import.meta.url))
+  return (role, onEvent, onEnd) =>
+    handleOf(code.start({ workerData: role, trackUnmanagedFds: false }), onEvent, onEnd)
+}
+
+function handleOf(
+  worker: Worker,
+  onEvent: (event: CarrierEvent) => void,
+  onEnd: (error: Error | undefined) => void,
+): CarrierThread {
   let failure: Error | undefined
   const ended = new Promise<void>((resolve) => {
     worker.on('error', (error) => {

@@ -1,11 +1,15 @@
 /** The bundle (scripts/bundle.ts): it has every entry, and is all that a command needs of godwit and of the packages for development. */
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
+import { once } from 'node:events'
 import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { after, test } from 'node:test'
+import { pathToFileURL } from 'node:url'
+import { lateEntriesOf } from '../../../scripts/bundle.ts'
 import { entriesOf, packageFiles } from '../../../scripts/package-files.ts'
+import { ThreadCode } from '../../../src/linux/thread-code.ts'
 
 const root = resolve(import.meta.dirname, '../../../..')
 const folder = mkdtempSync(join(tmpdir(), 'godwit-bundle-'))
@@ -15,6 +19,8 @@ const files = packageFiles(root)
 const { dependencies } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as {
   readonly dependencies: Record<string, string>
 }
+
+const late = lateEntriesOf(entriesOf(files), (name) => readFileSync(join(root, name), 'utf8'))
 
 /** Files of a folder that its other files do not import. */
 function programsOf(path: string): string[] {
@@ -40,8 +46,32 @@ test('files in package.json name every file that starts a process or a thread', 
   }
   assert.ok(started.has('src/cli/main') && started.has('src/anchoring/worker'), [...started].join(' '))
   assert.deepEqual(entriesOf(files).sort(), [...started].sort())
-  for (const entry of started)
-    assert.match(readFileSync(join(root, `dist/${entry}.js`), 'utf8'), /^export \* from '\S+'\n$/, entry)
+  for (const entry of started) {
+    const line = late.includes(entry) ? /^import '\S+\.cjs'\n$/ : /^export \* from '\S+'\n$/
+    assert.match(readFileSync(join(root, `dist/${entry}.js`), 'utf8'), line, entry)
+  }
+})
+
+test('a thread that may start late is one file, and starts when that is gone', async () => {
+  assert.deepEqual(late, [
+    'src/overlay/servers/soft/bus-worker',
+    'src/overlay/store/postgres/link-worker',
+    'src/tunnel/carrier/worker',
+  ])
+  for (const entry of late) {
+    const text = readFileSync(join(root, `dist/bundle/${entry.replaceAll('/', '-')}.cjs`), 'utf8')
+    assert.doesNotMatch(text, /require\("\.|import\("\./, entry)
+  }
+  const copy = join(folder, 'late')
+  cpSync(join(root, 'dist/bundle'), join(copy, 'dist/bundle'), { recursive: true })
+  const file = join(copy, 'dist/src/tunnel/carrier/worker.js')
+  cpSync(join(root, 'dist/src/tunnel/carrier/worker.js'), file)
+  symlinkSync(join(root, 'node_modules'), join(copy, 'node_modules'))
+  const code = new ThreadCode(pathToFileURL(file))
+  rmSync(join(copy, 'dist'), { recursive: true })
+  const worker = code.start({ workerData: { role: 'client' } })
+  worker.postMessage({ type: 'stop' })
+  assert.deepEqual(await once(worker, 'exit'), [0])
 })
 
 test('the bundle has nothing of an earlier build', () => {

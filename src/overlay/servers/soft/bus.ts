@@ -2,7 +2,8 @@
  * The bus between the coordinators of a zone as the process of one has it: a thread that talks to NATS (bus-worker.ts). A thread that ends, whatever a
  * server has sent to it, is replaced.
  */
-import { Worker } from 'node:worker_threads'
+import type { Worker } from 'node:worker_threads'
+import { ThreadCode } from '../../../linux/thread-code.ts'
 import type { SoftInput } from '../../machine/fellows.ts'
 import { natsClient } from './client.ts'
 import type { BusCommand, BusEvent, BusSetup } from './protocol.ts'
@@ -18,6 +19,7 @@ const AGAIN_MS = 2000
 export class SoftBus {
   readonly #setup: BusSetup
   readonly #events: BusEvents
+  readonly #code = new ThreadCode(new URL('./bus-worker.js', import.meta.url))
   #worker: Worker
   #ended: Promise<void> = Promise.resolve()
   #isStopping = false
@@ -44,10 +46,7 @@ export class SoftBus {
 
   #begin(): Worker {
     const { onInput, log } = this.#events
-    const worker = new Worker(new URL('./bus-worker.js', import.meta.url), {
-      workerData: this.#setup,
-      ...{ stdout: true, stderr: true },
-    })
+    const worker = this.#code.start({ workerData: this.#setup, stdout: true, stderr: true })
     // The client writes there what it thinks of a server; the log has it in one line.
     for (const stream of [worker.stdout, worker.stderr]) stream.resume()
     worker.on('message', (event: BusEvent) => {

@@ -3,8 +3,9 @@
  * not answer delays this thread once, for ANSWER_MS at most; after that it is known to be away, and requests fail at once. So do they if the
  * other thread has ended by a fault; another one is started then.
  */
-import { MessageChannel, type MessagePort, receiveMessageOnPort, Worker } from 'node:worker_threads'
+import { MessageChannel, type MessagePort, receiveMessageOnPort, type Worker } from 'node:worker_threads'
 import { GodwitError } from '../../../core/errors.ts'
+import { ThreadCode } from '../../../linux/thread-code.ts'
 import {
   type Answer,
   ENDED,
@@ -38,6 +39,7 @@ export interface LinkInit {
 
 export class Link {
   readonly #init: LinkInit
+  readonly #code = new ThreadCode(new URL('./link-worker.js', import.meta.url))
   readonly #shared = new SharedArrayBuffer(SHARED_BYTES)
   #worker!: Worker
   #port!: MessagePort
@@ -62,10 +64,7 @@ export class Link {
     const shared = this.#shared
     const setup: LinkSetup = { settings, zone, hold, mark: mark(), shared, port: port2 }
     Atomics.store(this.#numbers, ENDED, 0)
-    const worker = new Worker(new URL('./link-worker.js', import.meta.url), {
-      workerData: setup,
-      transferList: [port2],
-    })
+    const worker = this.#code.start({ workerData: setup, transferList: [port2] })
     worker.on('error', (error) => {
       this.#fault = `: ${error.message}`
     })
