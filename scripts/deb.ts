@@ -49,19 +49,31 @@ Description: keeps connections alive while a host moves between networks
  network of its own.
 `
 
+const UNIT_NAMES = 'godwit.service godwit@anchor.service godwit@router.service godwit@dime.service'
+
 /** The group may reach the control socket; services are the administrator's to enable. */
 const POSTINST = `#!/bin/sh
 set -e
 if [ "$1" = configure ]; then
   getent group godwit >/dev/null || groupadd --system godwit
 fi
-if [ -d /run/systemd/system ]; then systemctl daemon-reload || true; fi
+if [ -d /run/systemd/system ]; then
+  systemctl daemon-reload || true
+  # When they are restarted is the administrator's choice: a stop ends connections that the MPTCP proxy translates.
+  if [ -n "$2" ]; then
+    for unit in ${UNIT_NAMES}; do
+      if systemctl --quiet is-active $unit; then
+        echo "godwit: $unit goes on with version $2; when it suits: systemctl restart $unit"
+      fi
+    done
+  fi
+fi
 `
 
 const PRERM = `#!/bin/sh
 set -e
 if [ "$1" = remove ] && [ -d /run/systemd/system ] && command -v deb-systemd-invoke >/dev/null; then
-  deb-systemd-invoke stop godwit.service godwit@anchor.service godwit@router.service godwit@dime.service || true
+  deb-systemd-invoke stop ${UNIT_NAMES} || true
 fi
 `
 

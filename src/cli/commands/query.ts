@@ -12,6 +12,7 @@ import { counted } from '../../core/words.ts'
 import { ControlClient } from '../../host/control/client.ts'
 import type { Status, Why } from '../../host/daemon/daemon.ts'
 import { State } from '../../host/stores/state.ts'
+import { version } from '../../host/version.ts'
 import type { CommonOptions } from '../definition.ts'
 import {
   fitTable,
@@ -85,6 +86,13 @@ export function overview(status: Status): string[] {
   const up = showDuration(Date.now() - status.started_at)
   const waits = status.ready ? '' : ', not ready yet'
   const lines = [`godwit ${status.version} ${status.role}, up for ${up} (process ${status.pid})${waits}`]
+  if (status.version !== version())
+    lines.push(
+      ...wrap(
+        `this command is of version ${version()}; the daemon goes on with its own until it is restarted`,
+        '  ',
+      ),
+    )
   if (!status.ready && status.waiting !== undefined) lines.push(...wrap(status.waiting, '  '))
   if (status.accesses.length > 0) lines.push('', ...accessTable(status))
   for (const { name, reason } of status.unused)

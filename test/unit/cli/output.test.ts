@@ -6,6 +6,7 @@ import { evidenceParts, overview } from '../../../src/cli/commands/query.ts'
 import { fitTable, waitedFor, wrap } from '../../../src/cli/output.ts'
 import { buildProgram } from '../../../src/cli/program.ts'
 import { joinGroup } from '../../../src/host/control/client.ts'
+import { version } from '../../../src/host/version.ts'
 
 const HEAD = ['FLOW', 'SOURCE', 'DESTINATION', 'PEER', 'ACCESS']
 const ROWS = [
@@ -76,10 +77,30 @@ test('lists of commands fit 80 columns, with names and summaries side by side (i
 
 test('`status` of a daemon that is not ready says what it waits for (issue 14, point 5)', () => {
   const none = { accesses: [], unused: [], peers: [], flows: [], classes: [], handovers: [], pins: [] }
-  const base = { role: 'host', pid: 7, version: '1', started_at: Date.now(), flows_left_out: 0, ...none }
+  const base = {
+    role: 'host',
+    pid: 7,
+    version: version(),
+    started_at: Date.now(),
+    flows_left_out: 0,
+    ...none,
+  }
   const waiting = 'waiting for an answer from anchor over wlan0'
   assert.equal(overview({ ...base, ready: false, waiting })[1], waiting)
   assert.ok(!overview({ ...base, ready: true }).includes(waiting))
+})
+
+test('`status` says that the daemon is of another version than the command', () => {
+  const none = { accesses: [], unused: [], peers: [], flows: [], classes: [], handovers: [], pins: [] }
+  const base = { role: 'host', pid: 7, started_at: Date.now(), flows_left_out: 0, ready: true, ...none }
+  const [first, second] = overview({ ...base, version: '0.0.1' })
+  assert.match(first!, /^godwit 0\.0\.1 host/)
+  assert.match(second!, /^this command is of version \d\S+; the daemon goes on with its own/)
+  assert.ok(
+    !overview({ ...base, version: version() })
+      .join()
+      .includes('this command'),
+  )
 })
 
 test('what `doctor` finds fits 80 columns; what a lack says is whole (issue 14, point 5)', () => {
