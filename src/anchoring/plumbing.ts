@@ -23,7 +23,7 @@ import {
   setRules,
 } from '../linux/own.ts'
 import type { Rtnl, RuleSpec } from '../linux/rtnetlink/types.ts'
-import { mayHaveIpv6, type Sysctls } from '../linux/sysctl.ts'
+import { loosenReversePath, mayHaveIpv6, type Sysctls } from '../linux/sysctl.ts'
 import { ForwardedReplies } from './forwarded.ts'
 import type { NameServerWay } from './name-servers.ts'
 import type { Passage } from './portal.ts'
@@ -80,6 +80,8 @@ export class HostPlumbing {
   #applied: string | undefined
   /** Whether the device may have IPv6; undefined: not looked at yet. */
   #six: boolean | undefined
+  /** What was reported of the device's reverse-path filter. */
+  #strict: string | undefined
 
   constructor(parts: HostPlumbingComponents, init: HostPlumbingInit) {
     this.#cgroups = parts.cgroups
@@ -128,7 +130,9 @@ export class HostPlumbing {
     const addresses = [fix4, ...(six ? [fix6] : [])].map(formatPrefix)
     const restored = setDevice(this.#rtnl, ledger, device, { ...wanted, addresses })
     // Packets arrive from any source, and main may have another route back.
-    this.#trySysctl(`net/ipv4/conf/${device}/rp_filter`, 2)
+    const strict = loosenReversePath(this.#sysctls, device)
+    if (strict !== undefined && strict !== this.#strict) this.#report(strict)
+    this.#strict = strict
     const { table } = ledger.anchoring
     const source = (prefix: Prefix) => formatPrefix(prefix).split('/')[0]!
     const routes = setRoutes(this.#rtnl, table, [
@@ -269,10 +273,6 @@ export class HostPlumbing {
       this.#report(`control group ${path}: ${(error as Error).message}`)
     }
   }
-
-  #trySysctl(key: string, value: number): void {
-    if (this.#sysctls.get(key) !== undefined) this.#sysctls.set(key, value)
-  }
 }
 
 /** True for selectors that routing rules cannot match. */
@@ -322,9 +322,21 @@ export class AnchorPlumbing {
     this.#nameOverlaps()
     this.#setDevice({ mtu })
     this.#sysctls.set('net.ipv4.ip_forward', 1)
-    if (this.#sysctls.get('net.ipv6.conf.all.forwarding') !== undefined)
-      this.#sysctls.set('net.ipv6.conf.all.forwarding', 1)
+    this.#forwardIpv6()
     this.#filter()
+  }
+
+  /** Many machines have IPv4 alone: an anchor is of use without it. */
+  #forwardIpv6(): void {
+    const key = 'net.ipv6.conf.all.forwarding'
+    if (this.#sysctls.get(key) === undefined) return
+    try {
+      this.#sysctls.set(key, 1)
+    } catch (error) {
+      if (!(error instanceof KernelError)) throw error
+      const hint = error.hint === undefined ? '' : `; ${error.hint}`
+      this.#report(`IPv6 of hosts goes no further than this machine: ${error.message}${hint}`)
+    }
   }
 
   /** A network of this machine in the pool: one of the two gets the other's packets. */

@@ -12,10 +12,41 @@ function pathOf(key: string): string {
   return `/proc/sys/${parts.join('/')}`
 }
 
-function failure(op: string, error: unknown): KernelError {
+/** `setting`: KEY=VALUE of what was to be written. */
+function failure(op: string, error: unknown, setting?: string): KernelError {
   const code = (error as NodeJS.ErrnoException).code ?? ''
-  const hint = code === 'EROFS' || code === 'EACCES' || code === 'EPERM' ? { hint: 'run as root' } : {}
+  const hint =
+    code === 'EROFS' && setting !== undefined
+      ? { hint: fromOutside(setting) }
+      : code === 'EACCES' || code === 'EPERM'
+        ? { hint: 'run as root' }
+        : {}
   return new KernelError(op, (koffi.os.errno as Record<string, number>)[code] ?? 5, { ...hint, cause: error })
+}
+
+function fromOutside(setting: string): string {
+  return `/proc/sys cannot be written here, as in a container: give it the setting when it starts (docker run --sysctl ${setting})`
+}
+
+/**
+ * Lets in what has its way back over another device, which strict filters drop (RFC 3704). Where settings cannot be written, as in a
+ * container, a filter that is not strict does no harm. Returns what is wrong and how to mend it.
+ */
+export function loosenReversePath(sysctls: Pick<Sysctls, 'get' | 'set'>, device: string): string | undefined {
+  const key = `net/ipv4/conf/${device}/rp_filter`
+  const before = sysctls.get(key)
+  if (before === undefined) return undefined
+  try {
+    sysctls.set(key, 2)
+    return undefined
+  } catch (error) {
+    if (!(error instanceof KernelError)) throw error
+    // The kernel takes the greater number; 2 is not strict.
+    const filter = Math.max(Number(before), Number(sysctls.get('net/ipv4/conf/all/rp_filter') ?? 0))
+    if (filter !== 1) return undefined
+    const mend = fromOutside('net.ipv4.conf.all.rp_filter=2')
+    return `what comes out of ${device} may be dropped: its reverse-path filter is strict; ${mend}`
+  }
 }
 
 /** False when IPv6 is turned off for the device: the kernel then refuses its addresses and routes of IPv6 (EACCES). */
@@ -88,7 +119,8 @@ export class KernelSysctls implements Sysctls {
     try {
       inNamespace(this.#netns, () => writeFileSync(path, value === '' ? '\n' : value)) // an empty write is none
     } catch (error) {
-      throw error instanceof KernelError ? error : failure(`set ${key}`, error)
+      const setting = `${key.includes('.') ? key : key.replaceAll('/', '.')}=${value}`
+      throw error instanceof KernelError ? error : failure(`set ${key}`, error, setting)
     }
   }
 }

@@ -88,7 +88,11 @@ function composeNode(config: OverlayConfig, services: Services): NodeService {
   return new NodeService(
     {
       monitor: services.accesses,
-      plumbing: new NodePlumbing(services.rtnl, services.sysctls('overlay'), { device, ledger }),
+      plumbing: new NodePlumbing(services.rtnl, services.sysctls('overlay'), {
+        device,
+        ledger,
+        report: onLost,
+      }),
       localNames: ({ lookup }) =>
         new NodeNames(
           {

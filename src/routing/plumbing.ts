@@ -12,6 +12,7 @@
  */
 import { contains, formatPrefix, type Prefix, parseAddress } from '../core/address.ts'
 import { type Ledger, MAIN_TABLE, MARK_MASK } from '../linux/ledger.ts'
+import { KernelError } from '../linux/libc.ts'
 import {
   clearTable,
   deleteDevice,
@@ -22,7 +23,7 @@ import {
   setRules,
 } from '../linux/own.ts'
 import type { Rtnl, RuleSpec } from '../linux/rtnetlink/types.ts'
-import { mayHaveIpv6, type Sysctls } from '../linux/sysctl.ts'
+import { loosenReversePath, mayHaveIpv6, type Sysctls } from '../linux/sysctl.ts'
 
 export interface RouterPlumbingInit {
   readonly device: string
@@ -57,9 +58,10 @@ export class RouterPlumbing {
     this.#lookForFamilies()
     this.#lookForSources()
     this.#route()
-    this.#set(`net/ipv4/conf/${device}/rp_filter`, 2)
+    const strict = loosenReversePath(this.#sysctls, device)
+    if (strict !== undefined) this.#init.report(strict)
     // From one site to another a packet leaves by the device it came from: nothing to redirect. `all` would overrule it.
-    for (const scope of ['all', device]) this.#set(`net/ipv4/conf/${scope}/send_redirects`, 0)
+    for (const scope of ['all', device]) this.#trySet(`net/ipv4/conf/${scope}/send_redirects`, 0)
     this.#forward()
   }
 
@@ -188,6 +190,15 @@ export class RouterPlumbing {
 
   #set(key: string, value: number): void {
     if (this.#sysctls.get(key) !== undefined) this.#sysctls.set(key, value)
+  }
+
+  /** It goes without where settings cannot be written, as in a container. */
+  #trySet(key: string, value: number): void {
+    try {
+      this.#set(key, value)
+    } catch (error) {
+      if (!(error instanceof KernelError)) throw error
+    }
   }
 }
 

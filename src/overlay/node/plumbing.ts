@@ -16,7 +16,7 @@ import {
   setRules,
 } from '../../linux/own.ts'
 import type { Rtnl, RuleSpec } from '../../linux/rtnetlink/types.ts'
-import { mayHaveIpv6, type Sysctls } from '../../linux/sysctl.ts'
+import { loosenReversePath, mayHaveIpv6, type Sysctls } from '../../linux/sysctl.ts'
 import { must } from '../../mechanism/schema.ts'
 
 /** Addresses that are another's. */
@@ -31,8 +31,16 @@ const FOLLOW_MS = 200
 const SHARED: Prefix = { address: Uint8Array.of(100, 64, 0, 0), length: 10 }
 const ALL_IPV6: Prefix = { address: new Uint8Array(16), length: 0 }
 
+export interface NodePlumbingInit {
+  readonly device: string
+  readonly ledger: Ledger
+  /** One line for the log. */
+  readonly report?: (message: string) => void
+}
+
 export class NodePlumbing {
   readonly #rtnl: Rtnl
+  readonly #report: (message: string) => void
   readonly #sysctls: Sysctls
   readonly #device: string
   readonly #ledger: Ledger
@@ -41,8 +49,9 @@ export class NodePlumbing {
   /** Obstacles to addresses, as last found. */
   #others: readonly Other[] = []
 
-  constructor(rtnl: Rtnl, sysctls: Sysctls, init: { readonly device: string; readonly ledger: Ledger }) {
+  constructor(rtnl: Rtnl, sysctls: Sysctls, init: NodePlumbingInit) {
     this.#rtnl = rtnl
+    this.#report = init.report ?? (() => {})
     this.#sysctls = sysctls
     this.#device = init.device
     this.#ledger = init.ledger
@@ -51,8 +60,8 @@ export class NodePlumbing {
   /** The device is there. Repeatable. */
   apply(mtu: number): void {
     this.#setDevice(mtu)
-    const filter = `net/ipv4/conf/${this.#device}/rp_filter`
-    if (this.#sysctls.get(filter) !== undefined) this.#sysctls.set(filter, 2)
+    const strict = loosenReversePath(this.#sysctls, this.#device)
+    if (strict !== undefined) this.#report(strict)
     this.#route()
   }
 
