@@ -1,6 +1,6 @@
 /** The files of a running daemon are removed, as an upgrade does with those of an earlier version. */
 import assert from 'node:assert/strict'
-import { appendFileSync, cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs'
+import { appendFileSync, cpSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { after, before, test } from 'node:test'
@@ -9,6 +9,7 @@ import { Lab } from '../../../lab/build.ts'
 import type { Program } from '../../../lab/hosts.ts'
 import { topologyNamed } from '../../../lab/topologies/index.ts'
 import { addressOf } from '../../../lab/topology.ts'
+import { packageFiles } from '../../../scripts/package-files.ts'
 import type { PeerStatus } from '../../../src/core/mechanism.ts'
 import { usePrivateNames } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
@@ -38,8 +39,7 @@ async function daemon(role: string, command: string, ...args: string[]): Promise
 
 /** As npm and dpkg put it on a machine. */
 function install(to: string): void {
-  const { files } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { files: string[] }
-  for (const name of ['package.json', ...files.filter((each) => /^(bin|dist)\b/.test(each))])
+  for (const name of ['package.json', ...packageFiles(root).filter((each) => /^(bin|dist)\b/.test(each))])
     cpSync(join(root, name), join(to, name), { recursive: true })
   symlinkSync(join(root, 'node_modules'), join(to, 'node_modules'))
 }
