@@ -4,6 +4,7 @@ import { missingError } from '../src/core/errors.ts'
 import { usePrivateNames } from '../src/linux/netns.ts'
 import { ensurePackages, type Program } from '../src/linux/packages.ts'
 import { userNamespaceObstacle } from '../src/linux/userns.ts'
+import { TUN } from '../src/mechanism/needs.ts'
 
 /** Set in the command that runs again inside its user namespace: the user's id outside. */
 export const INSIDE = 'GODWIT_LAB_INSIDE'
@@ -13,7 +14,7 @@ const PRIVATE = 'GODWIT_LAB_PRIVATE'
 /**
  * Call it first. Installs the programs that are missing, those of a scenario too, saying so. As root: undefined, go on here. Otherwise the same
  * command runs again in a user namespace of its own; resolves with its exit status once it has ended. Rejects with kind
- * `missing` where the machine lacks a program or the kernel does not allow user namespaces.
+ * `missing` where the machine lacks a program or /dev/net/tun, or the kernel does not allow user namespaces.
  */
 export async function enterLab(
   what: 'topology' | 'scenario' = 'scenario',
@@ -26,6 +27,8 @@ export async function enterLab(
   ensurePackages(what === 'topology' ? ['nft'] : ['nft', 'curl', 'rsync', ...programs], {
     say: (line) => process.stderr.write(`godwit: ${line}\n`),
   })
+  const tun = TUN.look()
+  if (!tun.ok) throw missingError(`/dev/net/tun: ${tun.value}`, tun.mend ?? TUN.mend)
   if (process.getuid?.() === 0) {
     if (process.env[PRIVATE] !== undefined) usePrivateNames()
     return undefined

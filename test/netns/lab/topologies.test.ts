@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { after, describe, test } from 'node:test'
@@ -14,7 +14,7 @@ import {
 } from '../../../src/linux/netns.ts'
 import { usesPrograms } from '../../../src/linux/packages.ts'
 
-usesPrograms('ping')
+usesPrograms('ping', 'unshare')
 
 // The lab's names are fixed: the tests use them where nobody else sees them.
 usePrivateNames()
@@ -186,4 +186,13 @@ describe('one lab at a time, and what a killed one left is removed', () => {
       deleteNamespace('gw-net')
     }
   })
+})
+
+test('without /dev/net/tun the lab says so, and how to get it', () => {
+  const command = 'mount -t tmpfs none /dev/net && exec "$@"'
+  const main = new URL('../../../src/cli/main.js', import.meta.url).pathname
+  const args = ['-mn', 'sh', '-c', command, 'sh', process.execPath, main, 'lab', 'up', 'upmt']
+  const { status, stderr } = spawnSync('unshare', args, { encoding: 'utf8' })
+  assert.match(stderr, /^godwit: \/dev\/net\/tun: missing; sudo modprobe tun/)
+  assert.equal(status, 3)
 })
