@@ -37,10 +37,11 @@ export function raisePriority(): void {
 /**
  * Delays optimization by the compiler to thirty times as much execution, still only milliseconds. A daemon that works for
  * a tenth of a second once in a while would spend as much again on optimizing code that then does not run for minutes.
- * Also keeps parsed code. Applies to the whole process and all its threads.
+ * Also keeps parsed code. Applies to the whole process and all its threads. Only Node.js 20 can delay it: V8 12 and newer
+ * have no such flag, and would report an unknown one to the user.
  */
 export function optimizeLate(): void {
-  setFlagsFromString('--interrupt-budget=2000000')
+  if (Number.parseInt(process.versions.v8, 10) < 12) setFlagsFromString('--interrupt-budget=2000000')
   keepCode()
 }
 

@@ -1,6 +1,6 @@
 /** Nice values of a thread and of a session, as the kernel shows them. */
 import assert from 'node:assert/strict'
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import { text } from 'node:stream/consumers'
 import { test } from 'node:test'
@@ -61,4 +61,13 @@ test('an engine raises the session of its daemon, and no session that began with
   assert.match(await inSession(process.execPath, '-e', DAEMON), /nice -10$/m)
   // The shell of a terminal leads the session of what is started in it.
   assert.match(await inSession('sh', '-c', '"$0" -e "$1"; true', process.execPath, DAEMON), /nice 0$/m)
+})
+
+test('delaying optimization prints nothing, whatever the version of Node.js', () => {
+  const module = new URL('../../../src/linux/proc.js', import.meta.url).href
+  const program = `(await import(${JSON.stringify(module)})).optimizeLate()`
+  const { status, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', program], {
+    encoding: 'utf8',
+  })
+  assert.deepEqual([status, stderr], [0, ''])
 })
