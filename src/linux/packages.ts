@@ -169,11 +169,12 @@ export interface InstallSystem {
   readonly uid: number
   /** Someone can type a password. */
   readonly terminal: boolean
-  /** Runs a command with its output on this process's stderr; the exit status. */
+  /** Runs a command; its errors, and not its progress, go to this process's stderr. Returns the exit status. */
   run(command: string, args: readonly string[]): number
 }
 
-const realSystem: InstallSystem = {
+/** This machine. */
+export const realSystem: InstallSystem = {
   find: findProgram,
   get uid() {
     return process.getuid?.() ?? 0
@@ -181,7 +182,7 @@ const realSystem: InstallSystem = {
   get terminal() {
     return process.stdin.isTTY === true && process.stderr.isTTY === true
   },
-  run: (command, args) => spawnSync(command, [...args], { stdio: ['ignore', 2, 2] }).status ?? 1,
+  run: (command, args) => spawnSync(command, [...args], { stdio: ['ignore', 'ignore', 2] }).status ?? 1,
 }
 
 /** What godwit writes there answers for as long as this process runs, and allows everything afterwards. */

@@ -110,3 +110,14 @@ test('services of what is installed are neither started nor enabled, and what ke
     rmSync(folder, { recursive: true })
   }
 })
+
+test('of an installation the user sees errors, not progress', () => {
+  const module = new URL('../../../src/linux/packages.js', import.meta.url).href
+  const program = `
+    const { realSystem } = await import(${JSON.stringify(module)})
+    process.exitCode = realSystem.run('sh', ['-c', 'echo Unpacking; echo E: no such package >&2; exit 7'])`
+  const { status, stdout, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', program], {
+    encoding: 'utf8',
+  })
+  assert.deepEqual([status, stdout, stderr], [7, '', 'E: no such package\n'])
+})
