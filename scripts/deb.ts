@@ -39,7 +39,8 @@ Architecture: ${architecture}
 Maintainer: ${MAINTAINER}
 Installed-Size: ${kilobytes}
 Depends: nodejs (>= 20), nftables, iproute2, passwd, libc6
-Recommends: libssl3t64 | libssl3
+Recommends: libssl3t64 | libssl3, openssl
+Suggests: curl, rsync
 Section: net
 Priority: optional
 Description: keeps connections alive while a host moves between networks

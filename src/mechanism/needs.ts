@@ -116,6 +116,12 @@ export function programNeed(name: Program, required: boolean): Need {
   }
 }
 
+/** It makes the certificates of the overlay's servers and of an anchor's WebSockets; nothing else needs it. */
+export const OPENSSL: Need = {
+  ...programNeed('openssl', false),
+  mend: `${installHint(['openssl'])} (for an overlay's servers, an anchor's WebSockets)`,
+}
+
 /** Rules and routes of other programs that stop what leaves over an access. */
 export const WAY_OUT: Need = {
   name: 'a way out of each access',

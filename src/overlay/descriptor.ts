@@ -4,7 +4,7 @@ import { GodwitError } from '../core/errors.ts'
 import { DEVICES } from '../linux/ledger.ts'
 import { SystemDns } from '../linux/system-dns.ts'
 import type { ConfigWith, MechanismDescriptor } from '../mechanism/descriptor.ts'
-import { NETWORK_ADMIN, TUN, UDP_BATCHES, WAY_OUT } from '../mechanism/needs.ts'
+import { NETWORK_ADMIN, OPENSSL, TUN, UDP_BATCHES, WAY_OUT } from '../mechanism/needs.ts'
 import { must, parseHostPort } from '../mechanism/schema.ts'
 import type { Services } from '../mechanism/services.ts'
 import { overlaySections } from './config.ts'
@@ -69,7 +69,7 @@ export const overlayDescriptor: MechanismDescriptor<typeof overlaySections> = {
       ? undefined
       : new GodwitError('NOT_LOGGED_IN', `${file} has no [overlay]`, { kind: 'usage', hint: LOG_IN }),
   compose: composeNode,
-  needs: [NETWORK_ADMIN, TUN, UDP_BATCHES, WAY_OUT],
+  needs: [NETWORK_ADMIN, TUN, UDP_BATCHES, WAY_OUT, OPENSSL],
 }
 
 function notLoggedIn(file: string): GodwitError {

@@ -70,6 +70,14 @@ test('a toy sixth mechanism is in `doctor`', () => {
   )
 })
 
+test('`doctor` looks for openssl, which makes the certificates of servers, once for all who need it', () => {
+  const found = examine().filter(({ name }) => name === 'openssl')
+  assert.deepEqual(
+    found.map(({ parts, required }) => ({ parts: [...parts].sort(), required })),
+    [{ parts: ['anchor', 'overlay'], required: false }],
+  )
+})
+
 test('a toy sixth mechanism runs, alone and beside others, and is in status, routes, metrics and `down`', async () => {
   const state = stateWith('toy', '[kernel]\ninstance = "toys"\n\n[toy]\nenabled = true\nmarbles = 7\n')
   const descriptor = descriptorOf('toy', SIX)
