@@ -1,2 +1,2 @@
 /** The library's public face. */
-export { GodwitError } from './core/errors.ts'
+export { type ErrorDetails, type ErrorKind, GodwitError } from './core/errors.ts'

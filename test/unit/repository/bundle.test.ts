@@ -2,7 +2,16 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync } from 'node:fs'
+import {
+  cpSync,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { after, test } from 'node:test'
@@ -112,4 +121,42 @@ test('the licenses of what is bundled come with it', () => {
   const text = readFileSync(join(root, 'dist/bundle/LICENSES'), 'utf8')
   for (const name of ['commander', 'dns-packet', 'qr', 'toml-eslint-parser', 'ws', 'zod', '@noble/hashes'])
     assert.match(text, new RegExp(`^${name}\n=+\n`, 'm'))
+})
+
+test("a TypeScript project that imports 'godwit' gets its types, and only what there is", () => {
+  const consumer = mkdtempSync(join(folder, 'consumer-'))
+  for (const name of [
+    'package.json',
+    ...files.filter((each) => each.endsWith('.d.ts') || each.endsWith('index.js')),
+  ])
+    cpSync(join(root, name), join(consumer, 'node_modules/godwit', name), { recursive: true })
+  writeFileSync(join(consumer, 'package.json'), '{ "type": "module" }')
+  writeFileSync(
+    join(consumer, 'use.ts'),
+    `import { type ErrorDetails, type ErrorKind, GodwitError } from 'godwit'
+     const details: ErrorDetails = { hint: 'z' }
+     export const kind: ErrorKind = new GodwitError('X', 'y', details).kind
+     // @ts-expect-error: it is a string
+     export const code: number = new GodwitError('X', 'y').code`,
+  )
+  const args = ['--noEmit', '--strict', '--module', 'nodenext', '--types', '', 'use.ts']
+  const { status, stdout } = spawnSync(
+    process.execPath,
+    [join(root, 'node_modules/typescript/bin/tsc'), ...args],
+    { cwd: consumer, encoding: 'utf8' },
+  )
+  assert.equal(status, 0, stdout)
+})
+
+test('links of the README lead somewhere in the package, but for those to tests', () => {
+  const text = readFileSync(join(root, 'README.md'), 'utf8')
+  const targets = [...text.matchAll(/\]\((?!https?:|#)([^)#]+)/g)].map(([, path]) => path!.replace(/\/$/, ''))
+  assert.ok(targets.length > 20)
+  const packed = (path: string) =>
+    existsSync(join(root, path)) &&
+    files.some((each) => path === each || path.startsWith(`${each}/`) || path === 'LICENSE')
+  assert.deepEqual(
+    targets.filter((path) => !path.startsWith('test/') && !packed(path)),
+    [],
+  )
 })
