@@ -40,7 +40,7 @@ export async function init(options: CommonOptions & InitOptions): Promise<void> 
     ...(settings.dns_port === 0
       ? []
       : [
-          `to delegate, add to the parent zone: ${zone}. NS dc.${zone}. and dc.${zone}. ${addresses.join(' ')}`,
+          `to delegate, add to the parent zone: ${zone}. NS dc.${zone}. and dc.${zone}. ${[...new Set(addresses)].join(' ')}`,
         ]),
     `next: sudo godwit overlay serve${flag}, and for each person: sudo godwit overlay account add${flag} NAME`,
   ])

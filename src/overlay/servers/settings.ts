@@ -185,7 +185,7 @@ export function readAnySettings(path: string): AnySettings {
   if (!existsSync(path))
     throw new GodwitError('NOT_SET_UP', `there is no ${path}`, {
       kind: 'usage',
-      hint: 'godwit overlay init --zone ZONE --endpoint HOST',
+      hint: 'create it: sudo godwit overlay init --zone ZONE --endpoint HOST',
     })
   refuseExposed(path)
   let value: unknown
