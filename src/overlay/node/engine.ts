@@ -45,6 +45,10 @@ const DEAD_MS = 30_000
 const STANDBY_MS = 10_000
 /** When packets for a peer have had no path for this long (ms), a new direction is requested. */
 const NO_PATH_MS = 400
+/** The same when the best path has been silent under packets for this long since it became suspect (ms): the peer may sleep behind a NAT that has forgotten. */
+const DOUBTED_MS = 150
+/** What left on it no longer ago may still be lost, and is sent again where it works again (ms). */
+const SENT_MS = 3_000
 /** Packets count as wanting a path for so long (ms). */
 const WANTED_MS = 60_000
 /** Without packets for so long (ms), ways over other accesses than the one in use are not kept. */
@@ -462,6 +466,7 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
           presharedKey: pairKey,
           dialect: 'godwit',
           reportsGreetings: true,
+          sleeps: true,
           allowedIps: [
             { address: v6, prefixLength: 128 },
             ...(v4 === undefined ? [] : [{ address: v4, prefixLength: 32 }]),
@@ -498,13 +503,16 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
     if (kind === 'relay') peer.relays.add(endpointKey(remote))
     this.#changed.add(index)
     if (known === 'proven') this.tunnel.machine.noteProven(index, remote, socket, now)
+    // What was to open the NAT for the peer left before the relay took it.
+    const isThere = (path: PathView) => path.socket === socket && sameEndpoint(path.remote, remote)
+    if (kind === 'relay' && this.#pathsOf(index).some((path) => usable(path.state) && isThere(path)))
+      this.tunnel.machine.doubt(index, now)
     if (!open) return
     // It works now: dead paths are removed and opened again with new path ids.
     for (const path of this.#pathsOf(index))
-      if (path.socket === socket && sameEndpoint(path.remote, remote) && !this.#keeps(path, peer.leads))
-        this.tunnel.machine.removePath(path.slot, now)
+      if (isThere(path) && !this.#keeps(path, peer.leads)) this.tunnel.machine.removePath(path.slot, now)
     const paths = this.#pathsOf(index)
-    const there = paths.some((path) => path.socket === socket && sameEndpoint(path.remote, remote))
+    const there = paths.some(isThere)
     if (there && known === 'hoped') {
       this.#forwarder.allowMore(index, bytes ?? 0)
       this.tunnel.engine.retryParked()
@@ -521,6 +529,7 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
     const path = {
       ...{ pathId, socket, remote, mtu: access.setup.mtu },
       ...(early !== undefined && { known: early }),
+      ...(kind === 'relay' && { relayed: true }),
     }
     const slot = this.tunnel.machine.addPath(index, path, now)
     if (early !== 'hoped') return
@@ -629,7 +638,8 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
     for (const path of working) machine.setStandby(path.slot, path === best ? undefined : STANDBY_MS)
     if (isHoped(peer, best)) this.#lookAt = Math.min(this.#lookAt, peer.since + NO_PATH_MS)
     else if (best !== undefined) {
-      this.#node.notePath(peer.name, this.#kindOf(index, best) === 'relay')
+      if (best.state.name === 'suspect') this.#lookAt = Math.min(this.#lookAt, best.state.since + DOUBTED_MS)
+      else this.#node.notePath(peer.name, this.#kindOf(index, best) === 'relay')
       this.#unbind(index, peer)
     } else if (peer.slot >= 0) {
       peer.since = now
@@ -690,6 +700,7 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
         const relayed = used !== undefined && this.#kindOf(index, used) === 'relay'
         if (relayed && peer.leads && now - this.#forwarder.usedAt(index) < WANTED_MS)
           this.#node.noteRelayed(name, now)
+        if (used?.state.name === 'suspect') this.#lookFromSuspect(name, index, used, used.state.since, now)
       } else if (now - Math.max(peer.since, 0) >= NO_PATH_MS) {
         // What a peer asks for is left to it after one try: it may have named places that are not its own.
         const wantedAt = Math.max(this.#forwarder.usedAt(index), peer.wantedAt)
@@ -701,6 +712,18 @@ export class NodeEngine implements EngineParts<NodeCommand, NodeStatus> {
     }
     for (let output = this.#node.poll(); output !== undefined; output = this.#node.poll())
       this.#carryOut(output, now)
+  }
+
+  /** The best path is silent. Whether it is dead shows later, and at the end that has not opened it a second later: a direction is asked for meanwhile. */
+  #lookFromSuspect(name: string, index: number, used: PathView, since: number, now: number): void {
+    if (now - since < DOUBTED_MS) {
+      this.#lookAt = Math.min(this.#lookAt, since + DOUBTED_MS)
+      return
+    }
+    if (now - this.#forwarder.usedAt(index) >= SENT_MS) return
+    // Its process may be another one by now, which can read nothing of this session.
+    if (isOwn(used, this.tunnel.peers.at(index)!.leads)) this.tunnel.machine.connect(index, now)
+    this.#node.noteNoPath(name, now)
   }
 
   /** Ways over other accesses are kept while packets flow, and looked for again when they do again. */

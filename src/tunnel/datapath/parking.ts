@@ -5,7 +5,8 @@
  * FRESH_MS is let go, but the newest of each flow.
  *
  * Fixed places in packet memory. When all are taken one of the peer with the most packets gives way: the oldest of those whose flow has
- * another, so that neither one peer nor few flows take the last packet of many. Of a TCP super-packet the first segments are kept, as many as
+ * another, so that neither one peer nor few flows take the last packet of many. Which peer a packet is for is not known while it has no path:
+ * there each destination counts as one. Of a TCP super-packet the first segments are kept, as many as
  * fit: the receiver needs those first.
  */
 import {
@@ -42,9 +43,11 @@ export class Parking {
   /** Places in use, the oldest packet first. */
   readonly #order: number[] = []
   readonly #free: number[] = []
-  /** Packets of each flow, and of each peer. */
+  /** Whose share of the places each takes: the peer's, or below zero a destination's. */
+  readonly #owner: Int32Array
+  /** Packets of each flow, and of each owner. */
   readonly #counts = new Map<number, number>()
-  readonly #ofPeer = new Map<number, number>()
+  readonly #ofOwner = new Map<number, number>()
 
   constructor(arena: Arena, places = PLACES) {
     this.#view = arena.view
@@ -54,6 +57,7 @@ export class Parking {
     this.#flow = new Uint32Array(places)
     this.#since = new Float64Array(places)
     this.#peer = new Int32Array(places)
+    this.#owner = new Int32Array(places)
     for (let place = places - 1; place >= 0; place--) this.#free.push(place)
   }
 
@@ -74,7 +78,9 @@ export class Parking {
     const place = this.#placeFor(flow, this.#isTcp(at + VNET_HEADER, kept - VNET_HEADER) ? 1 : MOST_OF_FLOW)
     this.#order.push(place)
     count(this.#counts, flow, 1)
-    count(this.#ofPeer, peer, 1)
+    const owner = peer >= 0 ? peer : this.#destination(at + VNET_HEADER, kept - VNET_HEADER)
+    count(this.#ofOwner, owner, 1)
+    this.#owner[place] = owner
     this.#flow[place] = flow
     this.#since[place] = since
     this.#peer[place] = peer
@@ -124,8 +130,8 @@ export class Parking {
       return this.#remove(this.#order.findIndex((place) => this.#flow[place] === flow))
     const free = this.#free.pop()
     if (free !== undefined) return free
-    const most = Math.max(...this.#ofPeer.values())
-    const isOfMost = (place: number) => this.#ofPeer.get(this.#peer[place]!) === most
+    const most = Math.max(...this.#ofOwner.values())
+    const isOfMost = (place: number) => this.#ofOwner.get(this.#owner[place]!) === most
     const isShared = this.#counts.size < this.#order.length
     const shared = isShared ? this.#order.findIndex((place, i) => isOfMost(place) && this.#hasNewer(i)) : -1
     return this.#remove(shared >= 0 ? shared : this.#order.findIndex(isOfMost))
@@ -139,7 +145,7 @@ export class Parking {
   #remove(i: number): number {
     const place = this.#order.splice(i, 1)[0]!
     count(this.#counts, this.#flow[place]!, -1)
-    count(this.#ofPeer, this.#peer[place]!, -1)
+    count(this.#ofOwner, this.#owner[place]!, -1)
     return place
   }
 
@@ -160,6 +166,17 @@ export class Parking {
     const segments = Math.floor((PLACE - VNET_HEADER - header) / gso)
     if (segments === 0) return 0
     return VNET_HEADER + header + segments * gso
+  }
+
+  /** A number below zero for the address that the packet goes to. */
+  #destination(packet: number, length: number): number {
+    const view = this.#view
+    if (transportOf(view, packet, length) < 0) return -1
+    const width = addressLength(view, packet)
+    const to = sourceAt(view, packet) + width
+    let h = width
+    for (let i = 0; i < width; i += 4) h = mix(h, view.getUint32(to + i))
+    return -1 - (h >>> 1)
   }
 
   #hash(packet: number, length: number): number {

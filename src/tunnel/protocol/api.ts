@@ -56,6 +56,8 @@ export interface PeerConfig {
   readonly allowedIps?: readonly AllowedIp[]
   /** Default `auto`. */
   readonly dialect?: Dialect
+  /** It sleeps behind a NAT that may forget it: what leaves after an idle time may be lost until it is woken, and is sent again. */
+  readonly sleeps?: boolean
   /** The owner wants `greeted`. */
   readonly reportsGreetings?: boolean
   /** An identity towards this peer alone (a host that joined by invitation). */
@@ -91,6 +93,8 @@ export interface PathConfig {
    * bounds the bytes of packets that go there until then.
    */
   readonly known?: 'proven' | 'likely' | 'hoped'
+  /** A `proven` remote is a relay, which has answered this end and may not reach the peer yet: what leaves before PATH_ACCEPT may be lost. */
+  readonly relayed?: boolean
 }
 
 /** Why a path ended; what PATH_CLOSE carries. */

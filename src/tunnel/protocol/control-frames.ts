@@ -51,6 +51,7 @@ export class ControlFrames {
     const exact = slot < 0 ? undefined : multipath.bySlot(slot)
     let via = exact ?? peer.path(pathId)
     via?.monitor.noteControlReceived()
+    multipath.heardAt(peer, from, socket, now)
     let candidate: Candidate | undefined
     let proven = false
     const answers: Frame[] = []

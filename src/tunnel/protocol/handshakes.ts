@@ -628,15 +628,21 @@ export class Handshakes {
     peer.handshake = undefined // its index lives on in the session
     this.#byIndex.delete(index)
     wipe(pending.state)
-    if (peer.next === undefined) {
+    const { current, next } = peer
+    // Who begins a session seals in it at once: one that is not used by now was given up, and what is under way comes in the current one.
+    const isUnused = next !== undefined && current !== undefined && now - next.createdAt > K.REKEY_TIMEOUT
+    if (next === undefined || isUnused) {
+      if (next !== undefined) this.#unproven.delete(next.localIndex)
+      this.#remove(next)
+      peer.next = undefined
       this.#remove(peer.previous)
-      peer.previous = peer.current
+      peer.previous = current
     } else {
       // Both ends began at once: the session of the other's making is kept for receiving.
       this.#remove(peer.previous)
-      this.#remove(peer.current)
-      this.#unproven.delete(peer.next.localIndex)
-      peer.previous = { ...peer.next, rival: true }
+      this.#remove(current)
+      this.#unproven.delete(next.localIndex)
+      peer.previous = { ...next, rival: true }
       peer.next = undefined
     }
     const session = this.#install(peer, index, readIndex(bytes, RESPONSE.sender), true, keys, now)

@@ -134,6 +134,10 @@ export class PathMonitor {
   #unconfirmedSince = Number.NaN
   #confirmationSeen = Number.NaN
 
+  /** The first probe after an idle time, until that or a later one is answered; the highest counter reported by then. */
+  #firstAfterIdle = Number.NaN
+  #highestBeforeIdle = -1
+  #lostAfter: number | undefined
   #remoteReceived = 0
   #remoteHighest = -1
   #windowSent = Number.NaN
@@ -229,6 +233,7 @@ export class PathMonitor {
   /** The other end counts from zero again (it restarted, or the session changed). */
   forgetReports(): void {
     this.#remoteHighest = -1
+    this.#highestBeforeIdle = -1
     this.#remoteReceived = 0
     this.#staleReports = 0
     this.#windowEnd = Number.NEGATIVE_INFINITY
@@ -245,6 +250,10 @@ export class PathMonitor {
     this.#probeSent[sequence % RING] = counters.sentPackets
     this.#lastProbeAt = now
     if (this.#unanswered++ === 0) {
+      if (Number.isNaN(this.#firstAfterIdle) && now - this.#lastReceivedAt > BUSY_HOLD) {
+        this.#firstAfterIdle = sequence
+        this.#highestBeforeIdle = this.#remoteHighest
+      }
       this.#firstUnansweredAt = now
       this.#waking = now - this.#lastReceivedAt > IDLE_BEFORE_WAKE
     }
@@ -256,12 +265,26 @@ export class PathMonitor {
     const sentAt = this.#probeSentAt[sequence % RING]!
     if (sentAt < 0 || time !== toMicros(sentAt)) return
     this.#lastEchoAt = now
+    if (!Number.isNaN(this.#firstAfterIdle)) {
+      if (sequence !== this.#firstAfterIdle) this.#lostAfter = this.#highestBeforeIdle
+      this.#firstAfterIdle = Number.NaN
+    }
     this.lastRtt = now - sentAt
     this.rttSample(this.lastRtt)
     this.#measureLoss(this.#probeSent[sequence % RING]!, received, now)
     this.reportReceived(received, highest, now)
     this.#lastConfirmedAt = now
     this.#staleReports = 0
+  }
+
+  /**
+   * After an idle time the first probe was lost and a later one was not: a NAT on the way had forgotten the path, and what left with the first
+   * is lost, too. The counter after which; undefined: nothing is known to be lost. Once.
+   */
+  takeLostAfter(): number | undefined {
+    const after = this.#lostAfter
+    this.#lostAfter = undefined
+    return after
   }
 
   /** Takes a report of the other end on what it has received; `time` is its clock in a probe, absent in an echo. */

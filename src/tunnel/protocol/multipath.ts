@@ -125,8 +125,8 @@ export class Multipath {
 
   /** Opens a path from this end; it comes up by itself. */
   open(peer: Peer, config: PathConfig, now: number): Path {
-    const { pathId, socket, remote, mtu, known } = config
-    const path = this.#open(peer, pathId, socket, remote, true, mtu, now, known)
+    const { pathId, socket, remote, mtu, known, relayed } = config
+    const path = this.#open(peer, pathId, socket, remote, true, mtu, now, known, relayed)
     path.generation = ++peer.generation
     if (known === 'hoped') this.#sealEarly(peer)
     if (peer.sealing === undefined) {
@@ -165,6 +165,8 @@ export class Multipath {
       if (path !== undefined) this.keepalive(peer, path, now) // shows the responder that we have the keys
     } else if (initiator) {
       peer.helloTries = 0
+      // Announcements that went unanswered in the session before say nothing of this one: it is not doubted at once.
+      for (const path of peer.paths) if (!path.usable) path.tries = 0
       this.sayHello(peer, now)
       for (const path of peer.paths) this.#useEarly(peer, path, now)
     }
@@ -257,6 +259,7 @@ export class Multipath {
     if (!path.answered) frames.push({ type: 'path-challenge', pathId, token: path.token })
     if (path.tries === 0) path.announcedAt = now
     path.tries++
+    path.lastAnnouncedAt = now
     const best = peer.bestPath()
     const isAlone = best === undefined || best.known === 'likely'
     const alone = peer.godwit && path.tries < K.ANNOUNCE_ALONE_TRIES && isAlone
@@ -272,6 +275,19 @@ export class Multipath {
     if (path.tries > K.ANNOUNCES_BEFORE_HANDSHAKE && peer.bestPath() === undefined)
       this.#host.connect(peer, now)
     this.#host.changed(peer)
+  }
+
+  /** The peer is heard where paths of this end have waited for it: the relay has bound it by now, or its NAT is open. Their next announcements need not wait. */
+  heardAt(peer: Peer, from: Endpoint, socket: number, now: number): void {
+    if (peer.config.sleeps !== true) return
+    for (const path of peer.paths) {
+      if (!path.local || path.announceAt === NEVER) continue
+      if (path.socket !== socket || !sameEndpoint(path.remote, from)) continue
+      // Arrivals may count for an earlier path to there.
+      if (path.usable) path.monitor.restart(now)
+      path.announceAt = Math.min(path.announceAt, Math.max(now, path.lastAnnouncedAt + K.ANNOUNCE_ALONE))
+      this.#host.changed(peer)
+    }
   }
 
   /** The announcement of a path that is up is answered with where it came from. */
@@ -500,6 +516,8 @@ export class Multipath {
     const fresh = path.announceAt < NEVER
     path.announceAt = NEVER
     if (path.tries === 1) path.monitor.rttSample(now - path.announcedAt)
+    // The relay had not bound the peer yet, or the peer's NAT had forgotten the relay: what left with the first announcement is lost, too.
+    else if (path.relayed && path.known === 'proven') this.#resend(path, path, -1)
     path.tries = 0
     if (fresh || !path.usable || path.looks) {
       path.looks = false
@@ -736,6 +754,7 @@ export class Multipath {
     mtuLimit: number,
     now: number,
     known?: PathConfig['known'],
+    relayed?: boolean,
   ): Path {
     const kept = keepEndpoint(remote)
     const limit = Math.min(mtuLimit, this.#maxMtu)
@@ -751,6 +770,7 @@ export class Multipath {
         mtuLimit: limit,
         measureInterval: this.#measureInterval,
         known,
+        relayed,
         token: this.#newToken(),
       },
       now,

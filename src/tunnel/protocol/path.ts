@@ -26,6 +26,7 @@ export interface PathInit {
   readonly measureInterval?: number | undefined
   /** See PathConfig. */
   readonly known?: PathConfig['known']
+  readonly relayed?: boolean | undefined
   /** See Path. */
   readonly token: Uint8Array
 }
@@ -49,10 +50,12 @@ export class Path {
 
   /** What was known of it when it was opened; undefined since its PATH_ACCEPT, or since it has failed. */
   known: PathConfig['known']
+  readonly relayed: boolean
   /** Announcement: when the next one is due, how many went unanswered. */
   announceAt = NEVER
   tries = 0
   announcedAt = 0
+  lastAnnouncedAt = 0
   /** The owner waits for where the peer sees this end. */
   looks = false
   /** Monitor: when to assess; NEVER while it is not usable. */
@@ -106,6 +109,7 @@ export class Path {
     this.local = init.local
     this.mtuLimit = init.mtuLimit
     this.known = init.known
+    this.relayed = init.relayed === true
     this.token = init.token
     const tuning = init.local ? HOST_TUNING : ANCHOR_TUNING
     const { measureInterval } = init

@@ -23,7 +23,7 @@ export interface WatchHost {
    * Asks the peer to prove again that it receives at the path's remote, from which this many bytes have arrived since.
    */
   askAgain(peer: Peer, path: Path, bytes: number, now: number): void
-  /** The path was silent and works again; what was sent on it with counters above `after` may be lost. */
+  /** The path was silent, or idle, and works again; what was sent on it with counters above `after` may be lost. */
   sendAgain(path: Path, after: number): void
   /** The path is dead; what was sent on it with counters above `after` is lost. */
   goDown(peer: Peer, path: Path, reason: CloseReason, now: number, after: number): void
@@ -49,6 +49,8 @@ export class PathWatch {
     const highest = reported(peer, session, frame.highestCounter)
     if (frame.type === 'echo') {
       path.monitor.echoReceived(frame.sequence, frame.time, frame.received, highest, now)
+      const after = path.monitor.takeLostAfter()
+      if (after !== undefined && peer.config.sleeps === true) this.#host.sendAgain(path, after)
       if (path.monitor.emitsSamples) {
         const { time, arrivedAt, received, receivedBytes } = frame
         this.#host.emit({

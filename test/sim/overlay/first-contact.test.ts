@@ -4,9 +4,11 @@
  */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { seeded } from '../../../lab/seeded.ts'
+import { some } from '../../support/extent.ts'
 import { MachineServers } from '../../support/overlay-servers.ts'
 import { udpPacket } from '../../support/udp-packet.ts'
-import { EngineNode } from './engine-node.ts'
+import { EngineNode, Flow } from './engine-node.ts'
 import { at as endpoint, Nat, type NatKind, Network } from './network.ts'
 
 const TRIP = 100
@@ -440,4 +442,59 @@ test('issue 13: a name has other addresses than in an earlier run: packets for t
   alice.send(bob, 1)
   net.run(1_000)
   assert.deepEqual([...bob.received], [1])
+})
+
+test('NT-40: what waits for a peer that is not there does not take the place of what waits for others', () => {
+  const { net, alice, bob } = world(['port-restricted', 'port-restricted'], [1, 2])
+  const away = {
+    name: 'carol.test.example',
+    v6: new Uint8Array(16).fill(0xfd),
+    v4: endpoint('100.96.200.1:1').address,
+  }
+  const { v6, v4 } = bob.of('registered').at(-1)!
+  alice.do({ type: 'known', peers: [away, { name: bob.name, v6, v4: v4! }] })
+  alice.send(bob, 1)
+  for (let port = 1; port <= 600; port++)
+    alice.inject(
+      udpPacket({ address: alice.address!, port }, { address: away.v4, port: 9 }, new Uint8Array(4)),
+    )
+  net.run(1_000)
+  assert.deepEqual([...bob.received], [1])
+})
+
+test('NT-40: the first renewal of a session after first contact, where both ends had begun one: what is under way in the old one arrives', () => {
+  // Of 150 networks drawn, those in which a session was left that its maker never used.
+  for (const seed of some([10, 15, 109, 118, 148])) {
+    const random = seeded(seed)
+    for (let i = 0; i < 3; i++) random()
+    const draw = (limit: number) => Math.floor(random() * limit)
+    const seeds = draw(2) === 1 ? [1, 2] : [2, 1]
+    const kinds = [0, 1].map(() => (['symmetric', 'port-restricted', 'public'] as const)[draw(3)]!)
+    const net = new Network(1, (parts) => new MachineServers(parts))
+    net.delay = 0
+    net.far.set(`${A} *`, 2 + draw(80))
+    net.far.set(`${B} *`, 2 + draw(80))
+    net.far.set(`${A} ${B}`, 2 + draw(120))
+    const nodes = [A, B].map((outside, i) => {
+      const node = new EngineNode(net, i === 0 ? 'alice' : 'bob', seeds[i]!)
+      const kind = kinds[i]!
+      if (kind === 'public') node.use({ name: 'acc1', address: outside })
+      else node.use({ name: 'acc1', address: `10.${i}.0.2`, nat: new Nat(kind, outside) })
+      return node
+    }) as [EngineNode, EngineNode]
+    const [alice, bob] = nodes
+    net.until(() => alice.address !== undefined && bob.address !== undefined)
+    net.run(1000)
+    alice.do({ type: 'resolve', name: bob.name })
+    if (draw(2) === 1) {
+      net.run(draw(100))
+      bob.do({ type: 'resolve', name: alice.name })
+    }
+    net.run(8_000)
+    const flow = new Flow(net, nodes, 3)
+    flow.run(300)
+    nodes[draw(2)]!.engine.tunnel.machine.connect(0, net.now)
+    flow.run(500)
+    assert.deepEqual(flow.lost(), [0, 0], `seed ${seed}`)
+  }
 })

@@ -386,8 +386,8 @@ test('both accesses gone, one back after a while', () => {
     () => pair.links[1].mend(),
     `
       h1> initiation: 5.4
-      h2> initiation: 5.4 +500
-      >2 response: 15.4 +500
+      h2> initiation: 5.4
+      >2 response: 15.4
       h1> hello 3 + close 1.1 for 2 up to -1 + close 2.2 for 2 up to -1 + announce 1.3 mtu 1500 + path-challenge: 25.4
       h2> hello 3 + close 1.1 for 2 up to -1 + close 2.2 for 2 up to -1 + announce 2.4 mtu 1500 + path-challenge: 25.4
       >2 path-response + hello 3 + accept 2.4 at 2:51820 + path-challenge: 35.4
@@ -399,12 +399,9 @@ test('both accesses gone, one back after a while', () => {
       >2 close 1.1 for 2 up to -1 + close 2.2 for 2 up to -1: 55.4
       h2> mtu-ack 1500: 65.4
       h2> closed 1.1 + closed 2.2: 65.4
-      h1> announce 1.3 mtu 1500 + path-challenge: 145.4 +150 +830 +1200
-      h1> hello 3 + announce 1.3 mtu 1500 + path-challenge: 525.4
-      h2> hello 3: 525.4
-      >2 hello 3: 535.4
-      host: timestamp-sent; session up, own; hello 3 mtu 1420; observed; path 2 up mtu 1500 from down; timestamp-sent; session up, own; hello 3 mtu 1420; keys of 2
-      anchor: timestamp-accepted; session up; hello 3 mtu 1420; path 1 closing 4 mtu 1500 from down; path 2 up mtu 1280 from new; path 1 closed; path 2 closed; mtu; timestamp-accepted; session up; hello 3 mtu 1420; keys of 2
+      h1> announce 1.3 mtu 1500 + path-challenge: 125.4 +150 +300 +600 +1200
+      host: timestamp-sent; session up, own; hello 3 mtu 1420; observed; path 2 up mtu 1500 from down; keys of 2
+      anchor: timestamp-accepted; session up; hello 3 mtu 1420; path 1 closing 4 mtu 1500 from down; path 2 up mtu 1280 from new; path 1 closed; path 2 closed; mtu; keys of 2
       `,
   )
 })
