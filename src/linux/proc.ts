@@ -77,6 +77,22 @@ export function processInfo(pid: number): ProcessInfo | undefined {
   return { pid, executable: executable.replace(/ \(deleted\)$/, ''), command }
 }
 
+/** Those of RFC 4022 that change with a connection. */
+const COUNTED = ['ActiveOpens', 'PassiveOpens', 'AttemptFails', 'EstabResets', 'CurrEstab', 'RetransSegs']
+
+/**
+ * What the kernel counts of TCP in this thread's namespace: connections opened, refused, reset and standing, segments repeated.
+ * While the text is the same nothing of that has happened. Undefined if it does not tell.
+ */
+export function tcpCounts(): string | undefined {
+  const text = attempt(() => readFileSync('/proc/thread-self/net/snmp', 'utf8'))
+  const [names, values] = (text ?? '').split('\n').filter((line) => line.startsWith('Tcp: '))
+  if (names === undefined || values === undefined) return undefined
+  const places = names.split(' ')
+  const counts = values.split(' ')
+  return COUNTED.map((name) => counts[places.indexOf(name)]).join(' ')
+}
+
 /**
  * One process, not whichever has its number later: its folder in /proc, held open, is of that process alone. Close it.
  */

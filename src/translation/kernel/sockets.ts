@@ -3,7 +3,7 @@
  * included (DI-5), and the peers of unconnected UDP sockets by the datagrams that the watch has seen (DI-9a).
  */
 import { kindOf } from '../../core/address.ts'
-import { ownSockets } from '../../linux/proc.ts'
+import { ownSockets, tcpCounts } from '../../linux/proc.ts'
 import type { SocketInfo, SocketState, SocketTable } from '../../linux/sockdiag.ts'
 import { bytesOf, flowId, type Ip, ipOf } from '../tables.ts'
 import type { Seen } from './maps.ts'
@@ -25,6 +25,8 @@ export interface FoundFlow {
 }
 
 const MOST_REMEMBERED = 10_000
+/** Looks after which connections are listed again although the kernel counted nothing: those that were over are gone. */
+const MOST_KEPT = 20
 /** What a socket is bound to that is bound to no address. */
 const ANY: readonly Ip[] = ['0.0.0.0', '::']
 /** What was made of a socket of this process. */
@@ -47,6 +49,10 @@ export class FlowTable {
   readonly #seen: () => readonly Seen[]
   readonly #port: number
   readonly #held: () => ReadonlySet<number>
+  readonly #counts: () => string | undefined
+  #counted: string | undefined
+  /** Looks at which the counts were the same as before. */
+  #unchanged = 0
   #flows = new Map<string, FoundFlow>()
   #pairs: ReadonlySet<string> = new Set()
   /** What was made of a socket; the same object stands for the same socket (`SocketTable.sockets`). */
@@ -59,17 +65,20 @@ export class FlowTable {
   /**
    * `seen`: who has exchanged datagrams with whom. `port`: of IHMP itself, whose flows are none. `held`: inodes of this
    * process's sockets, which are none either: a tunnel whose outer packets were translated would see its paths cross.
+   * `counts`: as `tcpCounts`.
    */
   constructor(
     sockets: SocketTable,
     seen: () => readonly Seen[],
     port: number,
     held: () => ReadonlySet<number> = ownSockets,
+    counts: () => string | undefined = tcpCounts,
   ) {
     this.#sockets = sockets
     this.#seen = seen
     this.#port = port
     this.#held = held
+    this.#counts = counts
   }
 
   get(id: string): FoundFlow | undefined {
@@ -91,14 +100,19 @@ export class FlowTable {
 
   /**
    * Looks again; returns the flows that are gone. `own` are this host's addresses and identifiers. About 2 µs for a socket
-   * that was there before.
+   * that was there before. Connections are listed only if the kernel counted some change: it walks through a table of hundreds
+   * of thousands of places for that, 2 ms for each family.
    */
   update(own: ReadonlySet<Ip>): FoundFlow[] {
     const found = new Map<string, FoundFlow>()
     const held = once(this.#held)
     const heldEnds = once(() => this.#endsOf(held()))
     const ours = new Set<string>()
-    for (const protocol of [6, 17] as const)
+    const kept = this.#connectionsStay()
+    if (kept)
+      for (const flow of this.#flows.values())
+        if (flow.protocol === 6 && !own.has(flow.foreign)) found.set(flow.id, flow)
+    for (const protocol of kept ? ([17] as const) : ([6, 17] as const))
       for (const socket of this.#sockets.sockets({
         protocols: [protocol],
         states: protocol === 6 ? CONNECTED : ['established'],
@@ -131,6 +145,17 @@ export class FlowTable {
     for (const { local, foreign } of found.values()) pairs.add(`${local} ${foreign}`)
     this.#pairs = pairs
     return gone
+  }
+
+  /** Whether the connections are those of the last look, and none repeats itself. */
+  #connectionsStay(): boolean {
+    const counts = this.#counts()
+    this.#unchanged = counts !== undefined && counts === this.#counted ? this.#unchanged + 1 : 0
+    this.#counted = counts
+    // A connection is counted a moment before it is listed.
+    if (this.#unchanged < 2 || this.#unchanged % MOST_KEPT === 0) return false
+    for (const { retransmits } of this.#flows.values()) if (retransmits > 0) return false
+    return true
   }
 
   /** Where this process's UDP sockets that are not connected are bound: their exchanges show no inode. */

@@ -1,6 +1,9 @@
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { type AddressInfo, connect, createServer } from 'node:net'
 import { test } from 'node:test'
 import { FakeSocketTable } from '../../../src/linux/fakes.ts'
+import { tcpCounts } from '../../../src/linux/proc.ts'
 import type { SocketProtocol } from '../../../src/linux/sockdiag.ts'
 import type { Seen } from '../../../src/translation/kernel/maps.ts'
 import { FlowTable } from '../../../src/translation/kernel/sockets.ts'
@@ -65,4 +68,54 @@ test("another program's exchanges are flows where this process has the same port
     [...flows.all()].map(({ localPort }) => localPort),
     [53],
   )
+})
+
+test('connections are listed when the kernel has counted a change, while one repeats itself, and now and then', () => {
+  const table = new FakeSocketTable()
+  let counts: string | undefined = 'a'
+  let lists = 0
+  const counted: Pick<FakeSocketTable, 'sockets'> = {
+    sockets: (filter) => {
+      if (filter?.protocols?.includes(6)) lists++
+      return table.sockets(filter)
+    },
+  }
+  const flows = new FlowTable(
+    Object.assign(Object.create(table), counted),
+    () => [],
+    IHMP_PORT,
+    () => new Set(),
+    () => counts,
+  )
+  const look = (times: number): number => {
+    lists = 0
+    for (let i = 0; i < times; i++) flows.update(new Set([ipOf(HERE)]))
+    return lists
+  }
+  const connection = table.add(socket(6, 2, 5001, 22))
+  assert.equal(look(2), 2)
+  assert.equal(look(15), 0)
+  assert.equal(flows.has(ipOf(HERE), ipOf(THERE)), true)
+  // One that was over disappears without being counted.
+  table.remove(connection)
+  assert.equal(look(20), 1)
+  assert.equal(flows.has(ipOf(HERE), ipOf(THERE)), false)
+  counts = 'b'
+  table.add({ ...socket(6, 3, 5002, 22), retransmits: 1 })
+  assert.equal(look(1), 1)
+  assert.equal(look(10), 10)
+  counts = undefined
+  assert.equal(look(10), 10)
+})
+
+test('the kernel counts what happens to connections', async () => {
+  const before = tcpCounts()
+  assert.match(before!, /^(\d+ ){5}\d+$/)
+  const server = createServer((socket) => socket.end()).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const client = connect((server.address() as AddressInfo).port, '127.0.0.1')
+  await once(client, 'connect')
+  assert.notEqual(tcpCounts(), before)
+  client.destroy()
+  server.close()
 })
