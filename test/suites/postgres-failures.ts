@@ -141,6 +141,7 @@ export async function runWithFault(bed: PostgresBed, fault: Fault, seed: number)
   const programs = [first]
   try {
     await until(() => first.isOpen || first.ended !== undefined, 'the coordinator starts')
+    assert.equal(first.ended, undefined)
     // As the account server in the same process: another connection on the same working copy.
     const second = new WriterProgram(init('a', false), 'l', seed + 2, logins)
     programs.push(second)

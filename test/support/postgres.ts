@@ -4,6 +4,7 @@
  * is pulled.
  */
 import { type ChildProcess, execFile, execFileSync, spawn } from 'node:child_process'
+import { once } from 'node:events'
 import {
   appendFileSync,
   chmodSync,
@@ -14,10 +15,10 @@ import {
   rmSync,
   writeFileSync,
 } from 'node:fs'
-import { createConnection, createServer, type Server, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
+import { Worker } from 'node:worker_threads'
 import { findProgram, installHint, needProgram, usesPrograms } from '../../src/linux/packages.ts'
 import { clientClass } from '../../src/overlay/store/postgres/session.ts'
 import { drivers } from '../../src/overlay/store/sqlite.ts'
@@ -39,44 +40,30 @@ export const ROLE = 'godwit'
 
 export class Gate {
   readonly folder: string
-  readonly #server: Server
-  readonly #sockets = new Set<Socket>()
-  #isOpen = true
+  /** It takes connections. */
+  readonly ready: Promise<unknown>
+  readonly #thread: Worker
 
   constructor(folder: string, target: string) {
     this.folder = folder
     mkdirSync(folder, { mode: 0o755 })
-    this.#server = createServer((near) => {
-      const far = createConnection(target)
-      for (const socket of [near, far]) {
-        this.#sockets.add(socket)
-        socket.on('close', () => this.#sockets.delete(socket))
-        socket.on('error', () => socket.destroy())
-        if (!this.#isOpen) socket.pause()
-      }
-      near.on('data', (bytes) => far.write(bytes))
-      far.on('data', (bytes) => near.write(bytes))
-      near.on('close', () => far.destroy())
-      far.on('close', () => near.destroy())
-      if (!this.#isOpen) for (const socket of [near, far]) socket.pause()
+    this.#thread = new Worker(new URL('./gate.js', import.meta.url), {
+      workerData: { path: join(folder, '.s.PGSQL.5432'), target },
     })
-    const path = join(folder, '.s.PGSQL.5432')
-    this.#server.listen(path, () => chmodSync(path, 0o777))
+    this.#thread.unref()
+    this.ready = once(this.#thread, 'message')
   }
 
   close(): void {
-    this.#isOpen = false
-    for (const socket of this.#sockets) socket.pause()
+    this.#thread.postMessage(false)
   }
 
   open(): void {
-    this.#isOpen = true
-    for (const socket of this.#sockets) socket.resume()
+    this.#thread.postMessage(true)
   }
 
-  end(): void {
-    for (const socket of this.#sockets) socket.destroy()
-    this.#server.close()
+  async end(): Promise<void> {
+    await this.#thread.terminate()
   }
 }
 
@@ -139,6 +126,7 @@ export class PostgresServer {
       if (!this.isRunning) throw new Error(`${this.name} has ended: ${this.#log}`)
       return this.#log.includes('ready to accept')
     }, `${this.name} starts`)
+    await this.gate.ready
   }
 
   async admin<Row>(sql: string, database = 'postgres'): Promise<readonly Row[]> {
@@ -173,7 +161,7 @@ export class PostgresServer {
   }
 
   async end(): Promise<void> {
-    this.gate.end()
+    await this.gate.end()
     await this.kill()
   }
 
@@ -301,7 +289,9 @@ export class PostgresBed {
     await this.stop()
     const folder = join(this.folder, String(++this.#cluster))
     mkdirSync(folder, { mode: 0o755 })
-    for (const name of ['db1', 'db2']) execFileSync('cp', ['-a', join(this.#made, name), join(folder, name)])
+    await Promise.all(
+      ['db1', 'db2'].map((name) => exec('cp', ['-a', join(this.#made, name), join(folder, name)])),
+    )
     this.db1 = new PostgresServer(folder, 'db1')
     this.db2 = new PostgresServer(folder, 'db2')
     if (isAlone) {

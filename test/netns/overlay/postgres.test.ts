@@ -136,7 +136,6 @@ describe('state in PostgreSQL', { skip: cannotRun() }, () => {
         await bed.start()
         const port = await freePort()
         const state = (name: string) => ['--state', join(folder, name)]
-        // The gates are in this process.
         const godwit = async (...args: string[]) => {
           const program = spawn(process.execPath, [GODWIT, ...args])
           let out = ''
