@@ -7,7 +7,7 @@ import { nodeRandom } from '../../src/crypto/node-crypto.ts'
 import { RealClock } from '../../src/linux/clock.ts'
 import { SockDiag } from '../../src/linux/sockdiag.ts'
 import { tcpStreams } from '../../src/linux/tcp-stream.ts'
-import { FlowTable } from '../../src/translation/kernel/sockets.ts'
+import { FlowTable, type FoundFlow } from '../../src/translation/kernel/sockets.ts'
 import { generateOwnKey, nodeIhmpCrypto } from '../../src/translation/keys.ts'
 import { IhmpMachine } from '../../src/translation/machine/machine.ts'
 import { bytesOf, type SocketRow, Tables } from '../../src/translation/tables.ts'
@@ -19,10 +19,24 @@ const at = new Map<string, string>()
 let bound = 0
 const kernel = tcpStreams()
 const flows = new FlowTable(new SockDiag(), () => [], port)
-/** The connections of this process's servers, looked at by the first host that is told of some. */
-function connections(address: string) {
-  flows.update(new Set())
-  return [...flows.all()].filter((f) => f.local === address)
+/** How long a list of the kernel's sockets serves all hosts, ms: a real host lists its own once for a burst of messages. */
+const LISTED_MS = 500
+let byAddress = new Map<string, FoundFlow[]>()
+let listedAt = -LISTED_MS
+
+/** The connections of one of this process's servers, from a list made for all. */
+function connections(address: string): readonly FoundFlow[] {
+  if (clock.now() - listedAt >= LISTED_MS) {
+    flows.update(new Set())
+    byAddress = new Map()
+    for (const flow of flows.all()) {
+      const listed = byAddress.get(flow.local)
+      if (listed) listed.push(flow)
+      else byAddress.set(flow.local, [flow])
+    }
+    listedAt = clock.now()
+  }
+  return byAddress.get(address) ?? []
 }
 
 function changed(): void {

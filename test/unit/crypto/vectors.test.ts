@@ -151,4 +151,8 @@ test('a private key alone is enough, also for a Node that checks the public half
     toHex(publicHalf('Ed25519', seed)),
     'd75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a',
   )
+  assert.equal(
+    toHex(signBytes(seed, new Uint8Array())),
+    'e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555fb8821590a33bacc61e39701cf9b46bd25bf5f0595bbe24655141438e7a100b',
+  )
 })
