@@ -25,9 +25,9 @@ describe('a carrier’s NAT ends each mapping of a host at an age', () => {
       const [up, down] = flow.lost()
       assert.ok(up <= 100 && down <= 100, `${up} and ${down} datagrams`)
       const sockets = flow.host.lastPort
-      flow.run(4 * LIFETIME)
+      flow.run(extent(4) * LIFETIME)
       assert.deepEqual(flow.lost(), [0, 0])
-      assert.ok(flow.host.lastPort >= sockets + 4, `${flow.host.lastPort - sockets} sockets`)
+      assert.ok(flow.host.lastPort >= sockets + extent(4), `${flow.host.lastPort - sockets} sockets`)
       assert.ok(flow.host.sockets.length <= 2)
       assert.equal(flow.host.duplicates + flow.anchor.duplicates, 0)
     })
@@ -49,7 +49,7 @@ describe('a carrier’s NAT ends each mapping of a host at an age', () => {
     flow.use(2)
     flow.run(2_000)
     const sockets = flow.host.lastPort
-    flow.run(3 * LIFETIME)
+    flow.run(extent(3) * LIFETIME)
     assert.equal(flow.host.lastPort, sockets)
     flow.lost()
     flow.run(5_000)
@@ -61,7 +61,7 @@ describe('a carrier’s NAT ends each mapping of a host at an age', () => {
     flow.run(LIFETIME + 5_000)
     flow.net.run(LIFETIME + 10_000)
     const sockets = flow.host.lastPort
-    flow.net.run(20 * LIFETIME)
+    flow.net.run(extent(20) * LIFETIME)
     assert.equal(flow.host.lastPort, sockets)
   })
 })

@@ -208,7 +208,7 @@ test('a connection whose TCP gave up waiting for an acknowledgement, without a w
 test('one that the kernel carries is there after ten minutes of silence: its TCP still sends again', () => {
   const pair = new Pair({
     seed: 3,
-    bytes: [20_000_000, 20_000_000],
+    bytes: [6_000_000, 6_000_000],
     paths: 1,
     queue: 1,
     kernel: ['client', 'server'],
