@@ -7,7 +7,7 @@ import { retryAfter } from '../../../src/mptcp/machine/joins.ts'
 import { probe } from '../../../src/mptcp/machine/lifecycle.ts'
 import { Segment } from '../../../src/mptcp/machine/segment.ts'
 import { dsnAt, offsetOfDsn, sequenceAt } from '../../../src/mptcp/machine/sequence.ts'
-import { extent } from '../../support/extent.ts'
+import { extent, some } from '../../support/extent.ts'
 import { back } from './alone.ts'
 import { type Host, Pair } from './network.ts'
 import { forge } from './packets.ts'
@@ -36,7 +36,7 @@ test('MP-8, MP-15, MP-16: both ends speak plain TCP, and MPTCP is between them; 
   assert.equal(pair.server.machine.connections.length, 0)
 })
 
-for (const loss of [0, 0.02, 0.1])
+for (const loss of some([0.02, 0, 0.1]))
   test(`MP-16: both proxies end in order soon after their TCPs, whichever closes first, with ${100 * loss} % loss`, () => {
     const isOver = ({ machine }: Host) => machine.connections.every(({ state }) => state === 'closed')
     for (const bytes of [
@@ -70,7 +70,7 @@ for (const loss of [0, 0.02, 0.1])
       }
   })
 
-for (const sack of [true, false])
+for (const sack of some([true, false]))
   test(`MP-55: 100 seamless handovers in one transfer lose nothing and stop nothing${sack ? '' : ', without SACK'}`, () => {
     const pair = new Pair({ seed: 2, bytes: [6_000_000, 6_000_000], sack })
     pair.client.tcp!.connect(0)
@@ -195,13 +195,13 @@ for (const [up, down] of [
     for (const gap of gaps) assert.ok(gap <= pair.now - 2900, `${gap} ms`)
   })
 
-for (const sack of [true, false])
+for (const sack of some([true, false]))
   test(`MP-56: a break loses nothing, and data go on soon after it${sack ? '' : ', without SACK'}`, () => {
-    for (const [up, down] of [
+    for (const [up, down] of some([
+      [3_000_000, 3_000_000],
       [3_000_000, 0],
       [0, 3_000_000],
-      [3_000_000, 3_000_000],
-    ] as const) {
+    ] as const)) {
       const pair = new Pair({ seed: 3, bytes: [up, down], sack, init: { standby: false } })
       pair.client.tcp!.connect(0)
       const progress: number[] = []

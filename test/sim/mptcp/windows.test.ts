@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { Segment } from '../../../src/mptcp/machine/segment.ts'
+import { some } from '../../support/extent.ts'
 import { Pair } from './network.ts'
 
 /** Window scale of the TCP model. */
@@ -47,7 +48,7 @@ function offers(kernel: boolean): Offer[] {
   return offers
 }
 
-for (const kernel of [false, true])
+for (const kernel of some([false, true]))
   test(`MP-56: after a break what the peer was offered is not taken back, and each acknowledgement offers more${kernel ? ', from the kernel’s path' : ''}`, () => {
     const all = offers(kernel)
     const broken = all.findLastIndex(({ path }) => path === 0)

@@ -11,6 +11,7 @@ import { Fellows } from '../../../src/overlay/machine/fellows.ts'
 import { overlayCrypto } from '../../../src/overlay/node/crypto.ts'
 import { softCodec } from '../../../src/overlay/wire/fellow.ts'
 import { type Prekey, Status } from '../../../src/overlay/wire/message.ts'
+import { some } from '../../support/extent.ts'
 import { MachineServers, ZONE } from '../../support/overlay-servers.ts'
 import { Bus } from '../../support/soft-bus.ts'
 import { at, Nat, type NatKind, Network, SimNode, type SimServerParts } from './network.ts'
@@ -316,7 +317,7 @@ describe('NT-15, NT-18, NT-40: several coordinators of one zone', () => {
     net.until(() => hasWay(a, 'direct'))
   })
 
-  for (const seed of [1, 2, 3, 4, 5, 6, 7, 8])
+  for (const seed of some([1, 2, 3, 4, 5, 6, 7, 8]))
     it(`NT-15: a third is lost, a third comes twice, everything is late and out of order: nodes move and find each other (seed ${seed})`, () => {
       const each = world(3)
       const { net, bus, servers, add } = each

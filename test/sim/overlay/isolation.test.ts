@@ -1,7 +1,7 @@
 /** Two nodes in one local network that keeps its clients apart (guest networks, hotels): whole engines in virtual time. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { some } from '../../support/extent.ts'
+import { extent, some } from '../../support/extent.ts'
 import { MachineServers } from '../../support/overlay-servers.ts'
 import { EngineNode, Flow } from './engine-node.ts'
 import { Nat, type NatKind, Network } from './network.ts'
@@ -35,7 +35,7 @@ for (const kind of some(['port-restricted', 'symmetric'] as const))
       const [up, down] = flow.lost()
       assert.ok(up <= 20 && down <= 20, `${up} ${down}`)
       const ways = new Set<string>()
-      for (let n = 0; n < 60; n++) {
+      for (let n = 0; n < extent(60); n++) {
         flow.run(1_000)
         ways.add(alice.way)
       }

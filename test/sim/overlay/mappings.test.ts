@@ -24,9 +24,9 @@ describe('a carrier’s NAT ends each mapping at an age', () => {
       // What the first one costs: 250 ms and some round trips.
       assert.ok(up <= 100 && down <= 100, `${up} and ${down} datagrams`)
       const sockets = alice.lastPort
-      flow.run(4 * lifetime)
+      flow.run(extent(4) * lifetime)
       assert.deepEqual(flow.lost(), [0, 0])
-      assert.ok(alice.lastPort >= sockets + 4, `${alice.lastPort - sockets} sockets`)
+      assert.ok(alice.lastPort >= sockets + extent(4), `${alice.lastPort - sockets} sockets`)
       assert.ok(alice.ports.length <= 2, alice.ports.join())
       assert.equal(bob.lastPort, bob.ports[0])
       assert.equal(alice.duplicates + bob.duplicates, 0)
@@ -36,7 +36,7 @@ describe('a carrier’s NAT ends each mapping at an age', () => {
     const { flow } = carrierWorld(['port-restricted', 'port-restricted'], [LIFETIME, 15_000])
     flow.run(LIFETIME + 5_000)
     flow.lost()
-    flow.run(5 * LIFETIME)
+    flow.run(extent(5) * LIFETIME)
     assert.deepEqual(flow.lost(), [0, 0])
   })
 
@@ -46,7 +46,7 @@ describe('a carrier’s NAT ends each mapping at an age', () => {
     alice.use({ name: 'acc1', address: '198.51.100.7' }, 0, 2)
     net.run(2_000)
     const sockets = alice.lastPort
-    flow.run(3 * LIFETIME)
+    flow.run(extent(3) * LIFETIME)
     assert.equal(alice.lastPort, sockets)
     flow.lost()
     flow.run(5_000)

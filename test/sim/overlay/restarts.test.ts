@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { seeded } from '../../../lab/seeded.ts'
+import { some } from '../../support/extent.ts'
 import { MachineServers } from '../../support/overlay-servers.ts'
 import { EngineNode } from './engine-node.ts'
 import { Nat, Network } from './network.ts'
@@ -14,7 +15,7 @@ const MOST = 4_000
 const SEEDS = [211, 217, 518, 449, ...Array.from({ length: 24 }, (_, seed) => seed)]
 
 test('issue 13: one of two behind a relay moves, is killed and starts again: the other, which sends once a second, reaches it', () => {
-  for (const seed of SEEDS) {
+  for (const seed of some(SEEDS)) {
     const random = seeded(seed)
     const draw = (limit: number) => Math.floor(random() * limit)
     const net = new Network(1, (parts) => new MachineServers(parts))

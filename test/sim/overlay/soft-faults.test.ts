@@ -7,6 +7,7 @@ import { describe, it } from 'node:test'
 import { seeded } from '../../../lab/seeded.ts'
 import { Fellows, type SoftInput, type SoftOutput } from '../../../src/overlay/machine/fellows.ts'
 import { overlayCrypto } from '../../../src/overlay/node/crypto.ts'
+import { extent, some } from '../../support/extent.ts'
 import { type Draw, NatsModel } from '../../support/nats-model.ts'
 
 /** Until all is right, from the last moment at which a server comes back (ms). */
@@ -170,7 +171,7 @@ describe('NT-15: claims of coordinators over servers that fail', () => {
   it('every node is found, at one coordinator, within 20 s of the last fault', (t) => {
     const slow: string[] = []
     const all: number[] = []
-    for (const seed of [...SEEDS, ...Array.from({ length: ROUNDS }, (_, i) => FIRST + i)]) {
+    for (const seed of [...some(SEEDS), ...Array.from({ length: extent(ROUNDS) }, (_, i) => FIRST + i)]) {
       const { healed, wrong } = round(seed)
       all.push(healed)
       if (healed > MOST) slow.push(`seed ${seed}: ${healed} ms (${wrong})`)

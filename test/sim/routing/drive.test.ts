@@ -8,7 +8,7 @@ import { describe, test } from 'node:test'
 import { driveBy, radioConditions, signalAt } from '../../../lab/radio.ts'
 import { ConnectionController } from '../../../src/access/radio/machine.ts'
 import type { AccessUse } from '../../../src/routing/protocol.ts'
-import { extent } from '../../support/extent.ts'
+import { extent, some } from '../../support/extent.ts'
 import { Link, World } from '../tunnel/harness.ts'
 import { accessName, Gateways, missing } from './gateways.ts'
 
@@ -201,13 +201,6 @@ class Drive {
 
 describe('mobile router, simulated end to end', () => {
   const rows: Readonly<Record<string, Row>> = {
-    'the paper’s road: an SSID each, stock scans and leases': {
-      points: 10,
-      speedMps: 8,
-      scanMs: 2697,
-      associateMs: 100,
-      addressMs: 3000,
-    },
     'quick radios on a fast bus': {
       points: 20,
       speedMps: 18,
@@ -215,8 +208,15 @@ describe('mobile router, simulated end to end', () => {
       associateMs: 400,
       addressMs: 600,
     },
+    'the paper’s road: an SSID each, stock scans and leases': {
+      points: 10,
+      speedMps: 8,
+      scanMs: 2697,
+      associateMs: 100,
+      addressMs: 3000,
+    },
   }
-  for (const [title, row] of Object.entries(rows))
+  for (const [title, row] of some(Object.entries(rows)))
     test(`OH-5, OH-13, OH-22, OH-25, OH-26, OH-37: ${title}: nothing is lost`, () => {
       for (let seed = 1; seed <= extent(3); seed++) {
         const drive = new Drive(row, seed)

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { encodeFrames } from '../../../src/tunnel/protocol/control.ts'
+import { some } from '../../support/extent.ts'
 import { endpoint, Pair } from './harness.ts'
 
 const ANCHOR = endpoint(100)
@@ -207,9 +208,9 @@ test('issue 14, 8: an anchor takes a fresh key: its host learns it in the sessio
 })
 
 test('issue 14, 8: host and anchor change keys at once, and either crashes at any moment: both have the fresh keys in the end', () => {
-  for (const beginners of [['anchor'], ['host', 'anchor'], ['anchor', 'host']] as const) {
-    for (const apart of beginners.length > 1 ? [0, 12] : [0]) {
-      for (const crash of [0, 5, 15, 25, 45, 65, 200, 400]) {
+  for (const beginners of some([['host', 'anchor'], ['anchor', 'host'], ['anchor']] as const)) {
+    for (const apart of some(beginners.length > 1 ? [0, 12] : [0])) {
+      for (const crash of some([25, 0, 5, 15, 45, 65, 200, 400])) {
         for (const victim of crash > 0 ? (['host', 'anchor'] as const) : (['host'] as const)) {
           const pair = new Pair().connect([0])
           const owners = new Owners(pair)
@@ -239,12 +240,12 @@ test('issue 14, 8: host and anchor change keys at once, and either crashes at an
 })
 
 test('issue 14, 8: a key that begins to change while the other end stores the fresh one of this end: both are there in ten seconds', () => {
-  for (const beginners of [
+  for (const beginners of some([
     ['host', 'anchor'],
     ['anchor', 'host'],
-  ] as const)
-    for (const storing of [5, 30, 200])
-      for (const apart of [0, 5, 11, 15, 25, 45, 100, 215]) {
+  ] as const))
+    for (const storing of some([30, 5, 200]))
+      for (const apart of some([15, 0, 5, 11, 25, 45, 100, 215])) {
         const pair = new Pair().connect([0])
         const owners = new Owners(pair)
         owners.storing = storing

@@ -17,7 +17,7 @@ import { initAnchor } from '../../../src/host/provisioning/anchoring.ts'
 import { initRouter } from '../../../src/host/provisioning/routing.ts'
 import { HostRecorder } from '../../../src/host/stores/recorder.ts'
 import { State } from '../../../src/host/stores/state.ts'
-import { extent } from '../../support/extent.ts'
+import { extent, some } from '../../support/extent.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'godwit-routes-'))
 const lines: string[] = []
@@ -166,7 +166,7 @@ test('every route: a body of another JSON type, or with wrong fields, is 400 and
       const { message } = JSON.parse(answer.text).error
       assert.match(message, /^the request's body: (Invalid input: expected|Unrecognized key|`)/, about)
     }
-    for (const field of FIELDS) {
+    for (const field of some(FIELDS)) {
       for (const value of VALUES)
         checkAnswer(await ask('POST', path, JSON.stringify({ [field]: value })), path)
     }
