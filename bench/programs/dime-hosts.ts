@@ -19,8 +19,8 @@ const at = new Map<string, string>()
 let bound = 0
 const kernel = tcpStreams()
 const flows = new FlowTable(new SockDiag(), () => [], port)
-/** How long a list of the kernel's sockets serves all hosts, ms: a real host lists its own once for a burst of messages. */
-const LISTED_MS = 500
+/** How long a list of the kernel's sockets serves all hosts, ms. Each lists as many as a real host has, not those of a hundred. */
+const LISTED_MS = 10_000
 let byAddress = new Map<string, FoundFlow[]>()
 let listedAt = -LISTED_MS
 
