@@ -649,6 +649,8 @@ export class Handshakes {
     peer.current = session
     this.#armReject(peer)
     sessions.useForSending(index)
+    const wasAsked = pending.sentTo.some((each) => isThere(each, from, socket))
+    peer.respondedAt = wasAsked ? { remote: keepEndpoint(from), socket } : undefined
     const [only] = pending.sentTo
     const proven = pending.sentTo.length === 1 && only !== undefined && isThere(only, from, socket)
     this.#host.heardFrom(peer, from, socket, proven, now)

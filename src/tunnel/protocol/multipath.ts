@@ -233,6 +233,7 @@ export class Multipath {
     }
     peer.deadlines[Deadline.hello] = now + K.HELLO_RETRY * 2 ** Math.min(peer.helloTries, 5)
     peer.helloTries++
+    this.#helloWithoutPath(peer, now)
     for (const path of peer.paths) {
       if (path.state.name === 'closing') continue
       if (path.local && (!peer.expectsGodwit || !path.usable)) {
@@ -240,6 +241,19 @@ export class Multipath {
         if (peer.helloTries === 1 || path.announceAt === NEVER) this.announce(peer, path, now)
       } else if (path.usable) this.send(peer, path, [this.#hello], now)
     }
+  }
+
+  /**
+   * An end that only answers a direction may have a session before a path. The responder, which opens the paths, seals in the session before
+   * until this one is used: it would announce them in what nobody reads any more.
+   */
+  #helloWithoutPath(peer: Peer, now: number): void {
+    const { respondedAt, paths, helloTries } = peer
+    if (respondedAt === undefined || helloTries > K.HELLO_TRIES) return
+    if (paths.some(({ state }) => state.name !== 'closing')) return
+    const { remote, socket } = respondedAt
+    if (this.#parts.transmit.controlTo(peer.index, 0, remote, socket, encodeFrames([this.#hello])))
+      this.#host.sent(peer, now)
   }
 
   /** Sends PATH_ANNOUNCE and arms its repetition. */

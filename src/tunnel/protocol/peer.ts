@@ -143,6 +143,8 @@ export class Peer {
   attemptsSince = Number.NaN
   attempts = 0
   lastSentAt = Number.NEGATIVE_INFINITY
+  /** Initiator: where the last message 2 came from, if message 1 went there. Without a path the session is shown to be in use there. */
+  respondedAt: { readonly remote: Endpoint; readonly socket: number } | undefined
   /** mac1 of the last response, for a cookie reply to it. */
   responseMac1: { readonly index: number; readonly mac1: Uint8Array } | undefined
   /** Greatest timestamp accepted. */

@@ -30,13 +30,14 @@ function peerOf(node: EngineNode) {
   return { name: node.name, v6, ...(v4 !== undefined && { v4 }) }
 }
 
-/** `asked`: who looked for the other before that. The time until the answer (ms), Infinity for never; and datagrams of the tunnel that the other end sent to the closed port meanwhile. */
+/** `asked`: who looked for the other before that. `away`: the most drawn (ms) of the time from their last packets to the end, and of that without a process. The time until the answer (ms), Infinity for never; and datagrams of the tunnel that the other end sent to the closed port meanwhile. */
 function contact(
   kinds: (typeof KINDS)[number],
   signal: (typeof SIGNALS)[number],
   first: First,
   seed: number,
   asked: 'own' | 'peer' = 'own',
+  away?: { readonly before: number; readonly dead: number },
 ): { readonly ms: number; readonly astray: number; readonly duplicates: number } {
   const random = seeded(seed)
   const draw = (limit: number) => Math.floor(random() * limit)
@@ -70,14 +71,14 @@ function contact(
   net.run(2000 + draw(1000))
   alice.send(bob, 0)
   bob.send(alice, 1)
-  net.run(500 + draw(asked === 'own' ? 20_000 : 4_000))
+  net.run(away === undefined ? 500 + draw(asked === 'own' ? 20_000 : 4_000) : 200 + draw(away.before))
 
   const [left] = alice.sockets
   const again = (i: 0 | 1, before: EngineNode, peer: EngineNode, outside: string) => {
     before.end(signal)
     net.run(50)
     if (first === 'while') bob.send(before, 7)
-    net.run(draw(500))
+    net.run(away === undefined ? draw(500) : 300 + draw(away.dead))
     const node = start(i, outside)
     node.do({ type: 'known', peers: [peerOf(peer)] })
     net.until(() => node.address !== undefined)
@@ -133,6 +134,16 @@ test('issue 13: SIGKILL within seconds of the first message 1 to the other end: 
     for (let seed = 0; seed < extent(4); seed++) {
       const { ms, duplicates } = contact(kinds, 'SIGKILL', 'own', seed, 'peer')
       assert.ok(ms <= SOON, `${kinds.join(' to ')}, seed ${seed}: ${ms} ms`)
+      assert.equal(duplicates, 0)
+    }
+})
+
+test('issue 13: SIGKILL, and seconds until it runs again: the other end has asked for a direction meanwhile, and has the session before', () => {
+  const kinds = ['port-restricted', 'port-restricted'] as const
+  for (const first of ['peer', 'later'] as const)
+    for (const seed of some([48, 57, 137])) {
+      const { ms, duplicates } = contact(kinds, 'SIGKILL', first, seed, 'own', { before: 1_500, dead: 3_500 })
+      assert.ok(ms <= FOUND_OUT, `${first}, seed ${seed}: ${ms} ms`)
       assert.equal(duplicates, 0)
     }
 })
