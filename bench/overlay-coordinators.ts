@@ -9,6 +9,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface, type Interface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
+import { ownMemory, roomIn } from '../src/overlay/servers/room.ts'
 import type { SoftSettings } from '../src/overlay/servers/soft/settings.ts'
 import type { StoreInit } from '../src/overlay/store/store.ts'
 import { type Bench, type BenchContext, type BenchResult, machine, Recorder } from './harness.ts'
@@ -27,7 +28,8 @@ export class Load {
   readonly #answers: AsyncIterator<string>
 
   constructor(init: LoadInit) {
-    this.#child = spawn(process.execPath, [PROGRAM, JSON.stringify(init)], {
+    const heap = `--max-old-space-size=${roomIn(ownMemory()).heapMb}`
+    this.#child = spawn(process.execPath, [heap, PROGRAM, JSON.stringify(init)], {
       stdio: ['pipe', 'pipe', 'inherit'],
     })
     this.#lines = createInterface({ input: this.#child.stdout! })

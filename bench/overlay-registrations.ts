@@ -30,6 +30,7 @@ export const overlayRegistrations: Bench = {
             context.progress(`${name}, ${subject}: ${round(sample)} ${unit}`)
           }
           add('first', 'cpu_us', (1000 * first.cpu) / first.count)
+          add('first-mean', 'cpu_us', 1000 * (first.mean ?? 0))
           add('first-clock', 'us', (1000 * first.ms) / first.count)
           add('again', 'cpu_us', (1000 * again.cpu) / again.count)
           add('memory', 'bytes', first.bytes ?? 0)

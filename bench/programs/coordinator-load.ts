@@ -9,7 +9,7 @@
  *   build      directions to both nodes of pairs that are here, acknowledged
  *   across     the same of pairs whose other node the other coordinator has; or to end of nodes here: {"count"} 0
  *   fellows    resolves when another coordinator is there
- *   grow N     registers nodes until there are N; what is measured is the next 5,000 (with `bytes`: memory per node)
+ *   grow N     registers nodes until there are N; what is measured is the next 5,000 (with `bytes`: memory per node, `mean`: of those before)
  *   again      registrations of those 5,000 once more, in their sessions
  */
 import { createHash } from 'node:crypto'
@@ -52,6 +52,8 @@ export interface Measured {
   readonly ms: number
   readonly cpu: number
   readonly bytes?: number
+  /** CPU time of a registration in the mean of all that `grow` did before those it measures (ms). */
+  readonly mean?: number
 }
 
 const BATCH = 128
@@ -65,21 +67,18 @@ const REPEAT_MS = 100
 const init = JSON.parse(process.argv[2]!) as LoadInit
 const { zone, first, count, all } = init
 const clock = new RealClock()
-const parts = { crypto: overlayCrypto, random: realRandom, wall: () => clock.wall() }
+const crypto = withShortHashes(overlayCrypto)
+const parts = { crypto, random: realRandom, wall: () => clock.wall() }
 const store = new Store(init.store)
 const seed = new Uint8Array(32).fill(5)
 const coordinatorKey = new Uint8Array(32).fill(9)
-const machine = new Coordinator(
-  { ...parts, crypto: withShortHashes(overlayCrypto), random: pooledRandom() },
-  store,
-  {
-    ...{ zone, zoneSeed: seed, zoneKey: signingPublicKey(seed), coordinatorKey },
-    prefix6: Uint8Array.of(0xfd, 0x67, 1, 2, 3, 4, 0, 1),
-    block4: { address: Uint8Array.of(100, 64, 0, 0), length: 10 },
-    ...{ relays: false, openTo: 'zone' },
-    ...(init.soft !== undefined && { fellow: init.soft.name }),
-  },
-)
+const machine = new Coordinator({ ...parts, random: pooledRandom() }, store, {
+  ...{ zone, zoneSeed: seed, zoneKey: signingPublicKey(seed), coordinatorKey },
+  prefix6: Uint8Array.of(0xfd, 0x67, 1, 2, 3, 4, 0, 1),
+  block4: { address: Uint8Array.of(100, 64, 0, 0), length: 10 },
+  ...{ relays: false, openTo: 'zone' },
+  ...(init.soft !== undefined && { fellow: init.soft.name }),
+})
 
 const nameOf = (i: number) => `n${i}.${zone}`
 const bytesOf = (what: string, i: number, size: number) =>
@@ -208,8 +207,11 @@ async function logIn(from: number, to: number): Promise<number> {
   for (let i = from; i < to; i++) {
     const account = `account${i}`
     store.putAccount({ name: account, ...hidden })
-    const publicKey = nodeCrypto.publicKey(bytesOf('private', i, 32))
-    const keys = { publicKey, keyId: bytesOf('id', i, 16), key: bytesOf('key', i, 32) }
+    const keys = {
+      publicKey: bytesOf('public', i, 32),
+      keyId: bytesOf('id', i, 16),
+      key: bytesOf('key', i, 32),
+    }
     store.putNode({ name: nameOf(i), account, ...keys })
     if (i % 1000 === 999) store.commit()
   }
@@ -259,12 +261,14 @@ async function grow(size: number): Promise<Measured> {
   if (grown === 0) empty = await used()
   nodes.clear()
   await logIn(grown, size + SAMPLE)
+  spentCpu = 0
   await register(grown, size, false)
+  const mean = spentCpu / (size - grown)
   grown = size + SAMPLE
   const bytes = ((await used()) - empty) / size
   spent = spentCpu = 0
   const registered = await register(size, grown)
-  return { count: registered, ms: spent, cpu: spentCpu, bytes }
+  return { count: registered, ms: spent, cpu: spentCpu, bytes, mean }
 }
 
 function look(): number {

@@ -22,6 +22,7 @@ import type { MachineComponents } from './api.ts'
 import { encoded, encodedMessage } from './asker.ts'
 import { CounterWindow } from './counters.ts'
 import { macKey, sessionKeys } from './secrets.ts'
+import { Slab } from './slab.ts'
 
 /** A salt is good for one to two of these (ms). */
 const SECRET_MS = 60_000
@@ -36,6 +37,8 @@ const MAX_OPENS = 16
 const OWNER_RATE = 20
 const OWNER_BURST = 60
 const MAX_SESSION_MS = 24 * 3_600_000
+/** Bytes of a session's key. */
+const KEY = 32
 /** What is sealed lies at the end of a datagram, behind what is its additional data. */
 const NOTHING = new Uint8Array(0)
 
@@ -58,15 +61,16 @@ export interface AnswerSession {
 export type Arrival = 'opened' | 'again' | 'sealed'
 
 interface Session extends AnswerSession {
-  readonly sendKey: Uint8Array
-  readonly receiveKey: Uint8Array
+  /** Slots of its keys. */
+  readonly sendKey: number
+  readonly receiveKey: number
   readonly received: CounterWindow
   counter: number
 }
 
 interface Owner {
   /** Newest last; at most two for each process of it. */
-  readonly sessions: Session[]
+  sessions: readonly Session[]
   readonly messages: TokenBucket
   opens: readonly RememberedOpen[]
 }
@@ -108,6 +112,8 @@ export interface AnswererParts extends MachineComponents {
 export class Answerer {
   readonly #parts: AnswererParts
   readonly #sessions = new Map<number, Session>()
+  /** Of the sessions. */
+  readonly #keys = new Slab(KEY)
   readonly #owners = new Map<string, Owner>()
   /** Owners that may have no session. */
   readonly #left = new Set<string>()
@@ -143,7 +149,7 @@ export class Answerer {
         ? { kind: Kind.OPENED, index: asker, counter, answerer: session.index, sealed: NOTHING }
         : { kind: Kind.SEALED, index: asker, counter, sealed: NOTHING },
     )
-    return concat(ad, this.#parts.crypto.seal(sendKey, counter, encodedMessage(message), ad))
+    return concat(ad, this.#parts.crypto.seal(this.#keys.get(sendKey), counter, encodedMessage(message), ad))
   }
 
   /** The session, or the owner's newest where that one gave way to others. */
@@ -160,18 +166,28 @@ export class Answerer {
 
   /** Ends all its sessions, but its key is still good: an OPEN of before, sent again, makes none. */
   leave(owner: string): void {
-    for (const { index } of this.#owners.get(owner)?.sessions.splice(0) ?? []) this.#sessions.delete(index)
-    if (this.#owners.has(owner)) this.#left.add(owner)
+    const known = this.#owners.get(owner)
+    if (known === undefined) return
+    for (const session of known.sessions) this.#remove(session)
+    known.sessions = []
+    this.#left.add(owner)
   }
 
   /** Ends this session alone. */
   end(index: number): void {
     const session = this.#sessions.get(index)
-    const owner = session && this.#owners.get(session.owner)
-    this.#sessions.delete(index)
-    const at = owner?.sessions.findIndex((each) => each.index === index) ?? -1
-    if (at >= 0) owner?.sessions.splice(at, 1)
-    if (session !== undefined && owner?.sessions.length === 0) this.#left.add(session.owner)
+    if (session === undefined) return
+    this.#remove(session)
+    const owner = this.#owners.get(session.owner)
+    if (owner === undefined) return
+    owner.sessions = owner.sessions.filter((each) => each !== session)
+    if (owner.sessions.length === 0) this.#left.add(session.owner)
+  }
+
+  #remove({ index, sendKey, receiveKey }: Session): void {
+    if (!this.#sessions.delete(index)) return
+    this.#keys.free(sendKey)
+    this.#keys.free(receiveKey)
   }
 
   #request(request: SessionRequest, from: Endpoint, socket: number, now: number): void {
@@ -208,7 +224,7 @@ export class Answerer {
     if (plain === undefined) return
     const message = messageCodec.decode(plain)
     if (!message.ok) return
-    const salts = mapKey(open.saltA) + mapKey(open.saltB)
+    const salts = mapKey(concat(open.saltA, open.saltB))
     const before = this.#owners.get(holder.owner)?.opens.find((each) => each.salts === salts)
     const how = before === undefined ? 'opened' : 'again'
     const session =
@@ -250,16 +266,18 @@ export class Answerer {
       openedAt,
       counter: 0,
       messages: owner.messages,
-      sendKey: keys.answerer,
-      receiveKey: keys.asker,
+      sendKey: this.#keys.add(keys.answerer),
+      receiveKey: this.#keys.add(keys.asker),
       received: new CounterWindow(),
     }
     session.received.take(open.counter)
     owner.opens = [...owner.opens, { salts, at: now, openedAt, index }]
-    owner.sessions.push(session)
-    if (owner.sessions.length > 1) owner.sessions.sort((a, b) => a.openedAt - b.openedAt)
     this.#sessions.set(index, session)
-    if (owner.sessions.length > 2 * starts) this.#sessions.delete(owner.sessions.shift()!.index)
+    owner.sessions = [...owner.sessions, session].sort((a, b) => a.openedAt - b.openedAt)
+    if (owner.sessions.length > 2 * starts) {
+      this.#remove(owner.sessions[0]!)
+      owner.sessions = owner.sessions.slice(1)
+    }
     return session
   }
 
@@ -273,7 +291,7 @@ export class Answerer {
     }
     const { kind, index, counter } = sealed
     const ad = encoded({ kind, index, counter, sealed: NOTHING })
-    const plain = crypto.open(session.receiveKey, sealed.counter, sealed.sealed, ad)
+    const plain = crypto.open(this.#keys.get(session.receiveKey), sealed.counter, sealed.sealed, ad)
     if (plain === undefined || !session.received.take(sealed.counter)) return
     const message = messageCodec.decode(plain)
     if (!message.ok) return

@@ -55,6 +55,8 @@ export interface CoordinatorInit extends ZoneInit {
   readonly openTo: OpenTo
   /** Longest that a login of an account server apart is good for (days); 0: for good. */
   readonly loginDays?: number
+  /** Nodes that the memory of this thread has room for. */
+  readonly maxNodes?: number
   /** Seconds between keep-alives of nodes behind NATs. */
   readonly keepAlive?: number
   /** Where nodes connect for notifications: in this process; absent: at a server apart, if there is one. */
@@ -113,6 +115,8 @@ const MAX_FACTOR = 3
 /** How long a question of another zone waits for another coordinator of ours (ms), and questions that are remembered. */
 const PASSED_MS = 5000
 const MAX_PASSED = 4096
+/** From one line of the log that no more nodes are taken to the next (ms). */
+const FULL_LOG_MS = 60_000
 const NEVER = Number.POSITIVE_INFINITY
 
 /** Who channels were ordered for. */
@@ -147,6 +151,7 @@ export class Coordinator {
   #redirectAt = NEVER
   /** The time of what is being handled; of what came last in calls that say none. */
   #now = 0
+  #fullLoggedAt = Number.NEGATIVE_INFINITY
   readonly #load = new LoadMeter(LOAD)
   readonly #sources = new SourceLimiter()
   readonly #zones: Zones
@@ -171,6 +176,7 @@ export class Coordinator {
     this.#pairSecret = own ?? init.coordinatorKey
     this.#nodes = new Locations({
       ...parts,
+      ...(init.maxNodes !== undefined && { most: init.maxNodes }),
       onHeard: (name, now) => this.#notifier.heard(name, now),
       onLocated: (name, anew, now) => this.#fellows?.located(name, anew, now),
     })
@@ -514,6 +520,15 @@ export class Coordinator {
     return hasEnded(node, this.#parts.wall())
   }
 
+  /** A node was refused: there are as many as the memory has room for. */
+  #full(now: number): void {
+    this.#counts.refused++
+    if (now < this.#fullLoggedAt + FULL_LOG_MS) return
+    this.#fullLoggedAt = now
+    const message = `${this.#nodes.size} nodes are registered, as many as the memory of this machine has room for; others are refused`
+    this.#emit({ type: 'log', level: 'warn', message })
+  }
+
   // ---- registration (Fig. 4 steps 9 and 12, Fig. 7 steps 3 and 6)
 
   #register(source: Source, message: Message, reply: Reply, now: number): void {
@@ -523,7 +538,9 @@ export class Coordinator {
     const node = this.#directory.nodeByName(session.owner)
     if (node === undefined) return
     if (this.#nodes.isFull && this.#nodes.get(session.owner) === undefined) {
+      this.#full(now)
       reply({ type, transaction, status: Status.TOO_MANY })
+      this.#answerer.end(session.index)
       return
     }
     const isProven = source.proven || this.#nodes.isWhereItWas(source)
@@ -661,7 +678,7 @@ export class Coordinator {
       return
     }
     const busy = this.#directions.size + this.#relays.pending >= MAX_DIRECTIONS
-    if (busy || mn.asked >= MAX_DIRECTIONS_OF_NODE || !mn.directions.take(now)) {
+    if (busy || mn.asked >= MAX_DIRECTIONS_OF_NODE || !this.#nodes.takeDirection(mn, now)) {
       refuse(Status.TOO_MANY)
       return
     }

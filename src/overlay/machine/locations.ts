@@ -20,7 +20,8 @@ export interface Node extends Location, Prekeys {
    */
   readonly openedAt: number
   readonly counter: number
-  readonly directions: TokenBucket
+  /** Of those that it asks for; absent before the first. */
+  directions: TokenBucket | undefined
   /** Directions that it asked for and that are under way. */
   asked: number
   /** Directions to it were not acknowledged: it gets none until its address has answered again. */
@@ -58,6 +59,7 @@ export const UNKNOWN_RTT = 40
 /** Directions a second that a node may ask for, and at once. */
 const DIRECTION_RATE = 10
 const DIRECTION_BURST = 300
+/** Where nobody says how many the memory of this thread has room for. */
 const MAX_LOCATIONS = 2_000_000
 const MAX_PENDING = 4096
 /** Challenges are good for so long (ms), and say when they were given in units of so many (16 bits). */
@@ -65,6 +67,8 @@ const CHALLENGE_MS = 120_000
 const CHALLENGE_UNIT = 2
 
 export interface LocationsParts extends MachineComponents {
+  /** Nodes at a time. */
+  readonly most?: number
   /** It is there, or still there; `anew`: another session located it. */
   readonly onHeard: (name: string, now: number) => void
   readonly onLocated: (name: string, anew: boolean, now: number) => void
@@ -95,7 +99,7 @@ export class Locations {
   }
 
   get isFull(): boolean {
-    return this.#nodes.size >= MAX_LOCATIONS
+    return this.#nodes.size >= (this.#parts.most ?? MAX_LOCATIONS)
   }
 
   get(name: string): Node | undefined {
@@ -104,6 +108,12 @@ export class Locations {
 
   delete(name: string): void {
     this.#nodes.delete(name)
+  }
+
+  /** Whether the node may ask for one more direction now; counts it. */
+  takeDirection(node: Node, now: number): boolean {
+    node.directions ??= new TokenBucket(DIRECTION_RATE, DIRECTION_BURST)
+    return node.directions.take(now)
   }
 
   /** When the first of them ends. */
@@ -236,7 +246,7 @@ export class Locations {
       rtt: known?.rtt ?? UNKNOWN_RTT,
       openedAt: session.openedAt,
       counter,
-      directions: known?.directions ?? new TokenBucket(DIRECTION_RATE, DIRECTION_BURST),
+      directions: known?.directions,
       asked: known?.asked ?? 0,
       isUnnotified: known?.isUnnotified ?? false,
       prekeys: known?.prekeys ?? [],

@@ -35,6 +35,7 @@ import {
   type Role,
   type RoleParts,
 } from './roles.ts'
+import { ownMemory, roomIn } from './room.ts'
 import { cachePort, keyOf, notificationPort, ownPlace, type ServerSettings, storeOf } from './settings.ts'
 import { SoftBus } from './soft/bus.ts'
 import { watchStore } from './store-watch.ts'
@@ -130,6 +131,7 @@ export class OverlayServers {
       : undefined
     const caches = new CacheList(cache, this.#times.now)
     this.#caches = caches
+    const room = roomIn(ownMemory())
     const setup: CoordinatorSetup = {
       port: settings.port,
       store: storeOf(settings, file, true),
@@ -138,6 +140,7 @@ export class OverlayServers {
         prefix6: must(parsePrefix(settings.prefix6)).address.slice(0, 8),
         ...(block4 !== undefined && { block4 }),
         relays: roles.includes('rs'),
+        maxNodes: room.nodes,
         ...{ openTo: settings.open_to, loginDays: settings.login_days },
         ...(roles.includes('ns') && {
           notification: {
@@ -156,10 +159,15 @@ export class OverlayServers {
       },
     }
     if (roles.includes('ns')) await this.#startNotifications()
-    this.#coordinator = await EngineWorker.start(new URL('./coordinator-worker.js', import.meta.url), setup, {
-      onEvent: (event) => this.#onCoordinator(event as CoordinatorEvent),
-      onEnd,
-    })
+    this.#coordinator = await EngineWorker.start(
+      new URL('./coordinator-worker.js', import.meta.url),
+      setup,
+      {
+        onEvent: (event) => this.#onCoordinator(event as CoordinatorEvent),
+        onEnd,
+      },
+      room.heapMb,
+    )
     if (settings.soft !== undefined)
       this.#bus = new SoftBus(
         { settings: settings.soft, zone: settings.zone },

@@ -66,11 +66,17 @@ export class EngineWorker {
 
   /**
    * Starts `entry` (a module that calls `serveEngine`) with `data` (cloned), and waits until its engine is built. Rejects
-   * with the error that building it threw.
+   * with the error that building it threw. `heapMb`: max size of its heap, where it keeps more than V8 would let it.
    */
-  static start(entry: URL, data: unknown, events: EngineWorkerEvents): Promise<EngineWorker> {
+  static start(
+    entry: URL,
+    data: unknown,
+    events: EngineWorkerEvents,
+    heapMb?: number,
+  ): Promise<EngineWorker> {
     return new Promise((resolve, reject) => {
-      const worker = new Worker(entry, { workerData: data, trackUnmanagedFds: false, resourceLimits: LIMITS })
+      const resourceLimits = { ...LIMITS, ...(heapMb !== undefined && { maxOldGenerationSizeMb: heapMb }) }
+      const worker = new Worker(entry, { workerData: data, trackUnmanagedFds: false, resourceLimits })
       let failure: GodwitError | undefined
       let started = false
       let end: () => void
